@@ -1,0 +1,96 @@
+# Rooms: a folder of src/ is a target `cabe_<room>` whose headers are named "<room>/<file>.h".
+#
+# The include path of a room holds one entry, a link to its own folder, and is passed on to the rooms that
+# depend on it. A header of a room further down is on nobody's path, so an upward include does not compile.
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
+pkg_check_modules(LIBARCHIVE REQUIRED IMPORTED_TARGET libarchive)
+pkg_check_modules(ICU REQUIRED IMPORTED_TARGET icu-uc icu-i18n)
+
+add_library(cabe_flags INTERFACE)
+target_compile_options(cabe_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wmissing-prototypes -Wstrict-prototypes
+  $<$<BOOL:${CABE_WERROR}>:-Werror> -fno-math-errno -ffp-contract=off)
+target_compile_definitions(cabe_flags INTERFACE _GNU_SOURCE _FILE_OFFSET_BITS=64
+  CABE_VERSION="${PROJECT_VERSION}")
+target_include_directories(cabe_flags INTERFACE ${PROJECT_SOURCE_DIR}/include)
+if(CABE_SANITIZE)
+  target_compile_options(cabe_flags INTERFACE -fsanitize=${CABE_SANITIZE} -fno-omit-frame-pointer
+    -fno-sanitize-recover=all)
+  target_link_options(cabe_flags INTERFACE -fsanitize=${CABE_SANITIZE})
+endif()
+set(CABE_ROOMS "")
+
+# cabe_room(NAME DEPS room... LIBS library...)
+function(cabe_room name)
+  cmake_parse_arguments(ROOM "" "" "DEPS;LIBS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.c
+       ${PROJECT_SOURCE_DIR}/src/${name}/*/*.c)
+  set(paths ${PROJECT_BINARY_DIR}/rooms/${name})
+  file(MAKE_DIRECTORY ${paths})
+  file(CREATE_LINK ${PROJECT_SOURCE_DIR}/src/${name} ${paths}/${name} SYMBOLIC)
+  if(NOT sources) # a room that has only its face so far
+    add_library(cabe_${name} INTERFACE)
+    target_include_directories(cabe_${name} INTERFACE ${paths})
+    target_link_libraries(cabe_${name} INTERFACE cabe_flags ${ROOM_LIBS})
+    foreach(dep ${ROOM_DEPS})
+      target_link_libraries(cabe_${name} INTERFACE cabe_${dep})
+    endforeach()
+    set(CABE_ROOMS ${CABE_ROOMS} ${name} PARENT_SCOPE)
+    return()
+  endif()
+  add_library(cabe_${name} STATIC ${sources})
+  set_target_properties(cabe_${name} PROPERTIES LINKER_LANGUAGE C)
+  target_include_directories(cabe_${name} PUBLIC ${paths})
+  target_link_libraries(cabe_${name} PUBLIC cabe_flags ${ROOM_LIBS})
+  foreach(dep ${ROOM_DEPS})
+    target_link_libraries(cabe_${name} PUBLIC cabe_${dep})
+  endforeach()
+  # A file of kernels is compiled for the CPU level that ends its name; nothing else is.
+  foreach(source ${sources})
+    set(flags "")
+    if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+      if(source MATCHES "_avx2\\.c$")
+        set(flags -mavx2 -mfma -mf16c)
+      elseif(source MATCHES "_avx512vnni\\.c$")
+        set(flags -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni)
+      elseif(source MATCHES "_avx512\\.c$")
+        set(flags -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl)
+      endif()
+    endif()
+    if(flags)
+      set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${flags}")
+    endif()
+  endforeach()
+  set(CABE_ROOMS ${CABE_ROOMS} ${name} PARENT_SCOPE)
+endfunction()
+
+# libcabe: every room above cli/, as a shared and a static library.
+function(cabe_library)
+  set(objects "")
+  foreach(room ${CABE_ROOMS})
+    get_target_property(type cabe_${room} TYPE)
+    if(type STREQUAL STATIC_LIBRARY)
+      list(APPEND objects $<TARGET_OBJECTS:cabe_${room}>)
+    endif()
+  endforeach()
+  foreach(kind SHARED STATIC)
+    string(TOLOWER ${kind} suffix)
+    add_library(cabe_${suffix} ${kind} ${objects})
+    set_target_properties(cabe_${suffix} PROPERTIES OUTPUT_NAME cabe VERSION ${PROJECT_VERSION}
+                          SOVERSION 0 LINKER_LANGUAGE C)
+    target_include_directories(cabe_${suffix} INTERFACE
+      $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
+      $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
+    target_link_libraries(cabe_${suffix} PRIVATE Threads::Threads PkgConfig::JANSSON
+      PkgConfig::LIBARCHIVE PkgConfig::ICU m ${CMAKE_DL_LIBS})
+    if(CABE_SANITIZE)
+      target_link_options(cabe_${suffix} PRIVATE -fsanitize=${CABE_SANITIZE})
+    endif()
+  endforeach()
+endfunction()
+
+function(cabe_install)
+endfunction()

@@ -1,0 +1,97 @@
+/*
+ * The ledger: every byte that cabe holds, by device and purpose, under one budget.
+ *
+ * A reservation is made before the allocation and can be refused. At every instant the sum of the reservations on
+ * a device is at most its budget. Bytes are a u64 count; device 0 is the host.
+ *
+ * Owner:  who opens it closes it, after every holder has released.
+ * Thread: every function from any thread; reserve and release take one short lock.
+ */
+#ifndef CABE_LEDGER_H
+#define CABE_LEDGER_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "cabe/status.h"
+
+/* symbol, name in messages and JSON */
+#define CABE_PURPOSE_MAP(X)                                                                                  \
+    X(PROCESS, "process")         /* code, libraries, stacks, small heap */                                  \
+    X(WEIGHTS, "weights")         /* resident model weights and gather tables */                             \
+    X(KV, "kv")                   /* keys and values of tokens already seen */                               \
+    X(ACTIVATIONS, "activations") /* the working set of a compiled graph */                                  \
+    X(INDEX, "index")             /* vector indexes, search and join outputs */                              \
+    X(DOCUMENTS, "documents")     /* texts and their spans */                                                \
+    X(CACHES, "caches")           /* tokenizers, result caches */                                            \
+    X(STAGING, "staging")         /* conversion and transfer buffers */                                      \
+    X(NETWORK, "network")         /* connections, requests */                                                \
+    X(CHILDREN, "children")       /* limits granted to child processes */
+
+enum cabe_purpose {
+#define X(symbol, name) CABE_PURPOSE_##symbol,
+    CABE_PURPOSE_MAP(X)
+#undef X
+    CABE_N_PURPOSES
+};
+
+#define CABE_HOST 0
+#define CABE_DEVICES_MAX 16
+#define CABE_UNLIMITED UINT64_MAX
+
+struct cabe_ledger;
+
+struct cabe_ledger_config {
+    int n_devices;                          /* 1 = the host alone */
+    uint64_t budget_bytes[CABE_DEVICES_MAX]; /* CABE_UNLIMITED: counted, never refused */
+    const char *shared_dir; /* where cabe processes see each other's reservations; NULL: not shared */
+};
+
+struct cabe_ledger_view { /* one consistent reading */
+    int n_devices;
+    struct {
+        uint64_t budget_bytes;
+        uint64_t used_bytes;
+        uint64_t high_bytes; /* highest used_bytes since open or the last cabe_ledger_mark() */
+        uint64_t purpose_bytes[CABE_N_PURPOSES];
+        uint64_t purpose_high_bytes[CABE_N_PURPOSES];
+        uint64_t others_bytes; /* reserved on this device by other live cabe processes of this user */
+    } device[CABE_DEVICES_MAX];
+    uint64_t n_refused;
+};
+
+struct cabe_ledger_holder { /* one place that holds bytes; same place strings are summed */
+    char place[48];
+    int device;
+    enum cabe_purpose purpose;
+    uint64_t bytes;
+};
+
+CABE_API const char *cabe_purpose_name(enum cabe_purpose purpose);
+
+/* On CABE_OK `*out` lives until cabe_ledger_close(). A shared_dir that cannot be used is not an error: see others_bytes. */
+CABE_API CABE_CHECKED enum cabe_status cabe_ledger_open(struct cabe_ledger **out,
+                                                        const struct cabe_ledger_config *config,
+                                                        struct cabe_error *err);
+CABE_API void cabe_ledger_close(struct cabe_ledger *ledger); /* NULL is fine */
+
+/*
+ * Grants `bytes` or refuses with CABE_ERR_BUDGET (err->missing_bytes says by how much) and changes nothing.
+ * `place` names what holds them ("all-minilm-l6-v2"); it is copied, cut to 47 bytes.
+ */
+CABE_API CABE_CHECKED enum cabe_status cabe_ledger_reserve(struct cabe_ledger *ledger, int device,
+                                                           enum cabe_purpose purpose, uint64_t bytes,
+                                                           const char *place, struct cabe_error *err);
+/* Gives back what was reserved; the four arguments as they were. Never fails. A release of more than is held asserts. */
+CABE_API void cabe_ledger_release(struct cabe_ledger *ledger, int device, enum cabe_purpose purpose, uint64_t bytes,
+                                  const char *place);
+
+CABE_API void cabe_ledger_read(const struct cabe_ledger *ledger, struct cabe_ledger_view *view);
+CABE_API uint64_t cabe_ledger_free_bytes(const struct cabe_ledger *ledger, int device);
+/* Starts new high-water marks at the present values; returns nothing to the old ones. */
+CABE_API void cabe_ledger_mark(struct cabe_ledger *ledger);
+/* The holders with most bytes first, at most n_max; returns how many were written. */
+CABE_API size_t cabe_ledger_top(const struct cabe_ledger *ledger, struct cabe_ledger_holder *out, size_t n_max);
+
+#endif

@@ -1,0 +1,122 @@
+#include "base/memory.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define PAGE 4096u
+#define HUGE_PAGE (2u << 20)
+
+/* Relaxed: they count, they order nothing. */
+static atomic_uint_fast64_t n_asked;
+static atomic_uint_fast64_t fail_countdown;
+
+static int refused(void)
+{
+    uint_fast64_t left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
+
+    atomic_fetch_add_explicit(&n_asked, 1, memory_order_relaxed);
+    while (left > 0)
+        if (atomic_compare_exchange_weak_explicit(&fail_countdown, &left, left - 1, memory_order_relaxed,
+                                                  memory_order_relaxed))
+            return left == 1;
+    return 0;
+}
+
+void cabe_memory_fail_at(uint64_t countdown)
+{
+    atomic_store_explicit(&fail_countdown, countdown, memory_order_relaxed);
+}
+
+uint64_t cabe_memory_count(void)
+{
+    return atomic_load_explicit(&n_asked, memory_order_relaxed);
+}
+
+void *cabe_malloc(size_t bytes)
+{
+    return refused() ? NULL : malloc(bytes ? bytes : 1);
+}
+
+void *cabe_calloc(size_t n, size_t item_bytes)
+{
+    return refused() ? NULL : calloc(n ? n : 1, item_bytes ? item_bytes : 1);
+}
+
+void *cabe_realloc(void *old, size_t n, size_t item_bytes)
+{
+    size_t bytes;
+
+    if (refused() || __builtin_mul_overflow(n, item_bytes, &bytes))
+        return NULL;
+    return realloc(old, bytes ? bytes : 1);
+}
+
+char *cabe_strdup(const char *text)
+{
+    size_t bytes = strlen(text) + 1;
+    char *copy = cabe_malloc(bytes);
+
+    return copy ? memcpy(copy, text, bytes) : NULL;
+}
+
+void cabe_free(void *block)
+{
+    free(block);
+}
+
+uint64_t cabe_pages_round(uint64_t bytes)
+{
+    if (bytes > UINT64_MAX - PAGE)
+        return UINT64_MAX;
+    return bytes ? (bytes + PAGE - 1) / PAGE * PAGE : PAGE;
+}
+
+/* An address range that begins on a huge page when it is large enough to hold one. */
+static void *map_aligned(uint64_t bytes)
+{
+    uint64_t span = bytes + HUGE_PAGE;
+    uint8_t *start, *aligned;
+
+    if (bytes < HUGE_PAGE) {
+        start = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        return start == MAP_FAILED ? NULL : start;
+    }
+    start = mmap(NULL, span, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED)
+        return NULL;
+    aligned = (uint8_t *)(((uintptr_t)start + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE);
+    if (aligned > start)
+        munmap(start, (size_t)(aligned - start));
+    if (aligned + bytes < start + span)
+        munmap(aligned + bytes, (size_t)(start + span - (aligned + bytes)));
+    return aligned;
+}
+
+enum cabe_status cabe_pages_map(void **out, uint64_t bytes, int populate, struct cabe_error *err)
+{
+    uint64_t rounded = cabe_pages_round(bytes);
+    void *pages;
+
+    *out = NULL;
+    if (rounded > SIZE_MAX / 2 || refused() || !(pages = map_aligned(rounded)))
+        return cabe_fail(err, CABE_ERR_OOM, "the system refused %llu bytes of memory", (unsigned long long)bytes);
+    /* Whole huge pages only: a tail smaller than one would be rounded up past what the ledger was told. */
+    if (rounded >= HUGE_PAGE)
+        madvise(pages, rounded / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    if (populate && madvise(pages, rounded, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) {
+        munmap(pages, rounded);
+        return cabe_fail(err, CABE_ERR_OOM, "the system could not populate %llu bytes of memory",
+                         (unsigned long long)bytes);
+    }
+    *out = pages;
+    return CABE_OK;
+}
+
+void cabe_pages_unmap(void *pages, uint64_t bytes)
+{
+    if (pages)
+        munmap(pages, cabe_pages_round(bytes));
+}

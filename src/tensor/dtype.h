@@ -1,0 +1,46 @@
+/*
+ * What one number, or one block of numbers, looks like in memory.
+ *
+ * Q8_0 and Q4_0 are GGUF's blocks of 32 along the row: an f16 scale, then 32 signed bytes, or 16 bytes of two
+ * 4-bit values (low nibble: elements 0..15, high: 16..31, each minus 8). I8 is cabe's own row-wise int8: for a
+ * table or a result row, `n` signed bytes in -127..127 and one f32 scale per row, kept as packed.h says.
+ */
+#ifndef CABE_TENSOR_DTYPE_H
+#define CABE_TENSOR_DTYPE_H
+
+#include <stdint.h>
+
+/* symbol, name, elements of a block, bytes of a block */
+#define CABE_DTYPE_MAP(X)                                                                                    \
+    X(F32, "f32", 1, 4)                                                                                      \
+    X(F16, "f16", 1, 2)                                                                                      \
+    X(BF16, "bf16", 1, 2)                                                                                    \
+    X(I8, "int8", 1, 1)                                                                                      \
+    X(Q8_0, "q8_0", 32, 34)                                                                                  \
+    X(Q4_0, "q4_0", 32, 18)                                                                                  \
+    X(I32, "i32", 1, 4)                                                                                      \
+    X(I64, "i64", 1, 8)                                                                                      \
+    X(U8, "u8", 1, 1)                                                                                        \
+    X(F64, "f64", 1, 8)
+
+enum cabe_dtype {
+#define X(symbol, name, block, bytes) CABE_##symbol,
+    CABE_DTYPE_MAP(X)
+#undef X
+    CABE_N_DTYPES
+};
+
+const char *cabe_dtype_name(enum cabe_dtype dtype);
+/* The dtype of that name (as in the table; "i8" too), or CABE_N_DTYPES. */
+enum cabe_dtype cabe_dtype_find(const char *name);
+int64_t cabe_dtype_block(enum cabe_dtype dtype);
+/* Bytes of `n` elements in a row without packing; n must be a multiple of the block. */
+uint64_t cabe_dtype_bytes(enum cabe_dtype dtype, int64_t n);
+
+/* IEEE 754 binary16 and bfloat16 as bits, to nearest even; NaN stays NaN. The specification of the vector kernels. */
+float cabe_f16_to_f32(uint16_t bits);
+uint16_t cabe_f32_to_f16(float value);
+float cabe_bf16_to_f32(uint16_t bits);
+uint16_t cabe_f32_to_bf16(float value);
+
+#endif
