@@ -40,6 +40,8 @@ extern struct cabe_cancel cli_cancel;
 int cli_error(int json, const struct cabe_error *err);
 /* "wrong use": prints message and the command's usage to standard error, gives the exit code of ERR_ARGUMENT. */
 int cli_usage(const struct cabe_command *command, const char *format, ...) CABE_PRINTF(2, 3);
+/* Prints what --help shows; an exit code. */
+int cli_help(const struct cabe_command *command);
 /* Prints a document and a newline, and releases it; an exit code. */
 int cli_print_json(json_t *document);
 /* "512M", "1.5G", "2GiB", "4096" to bytes: K, M, G, T count 1024. */

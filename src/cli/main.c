@@ -1,3 +1,4 @@
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -16,8 +17,25 @@ static void print_help(FILE *to)
     fprintf(to, "\n'cabe COMMAND --help' explains one; 'cabe --version' prints the version.\n");
 }
 
+/* The first signal asks for a clean stop; the second one, by then unhandled, ends the process. */
+static void on_signal(int number)
+{
+    (void)number;
+    atomic_store_explicit(&cli_cancel.wanted, 1, memory_order_relaxed);
+}
+
+static void handle_signals(void)
+{
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    signal(SIGPIPE, SIG_IGN); /* a reader that left is a failed write, with a message */
+}
+
 int main(int argc, char **argv)
 {
+    handle_signals();
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
         print_help(argc < 2 ? stderr : stdout);
         return argc < 2 ? cabe_status_exit_code(CABE_ERR_ARGUMENT) : 0;

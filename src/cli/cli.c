@@ -1,0 +1,147 @@
+#include "cli.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+struct cabe_cancel cli_cancel;
+
+int cli_error(int json, const struct cabe_error *err)
+{
+    if (json) {
+        json_t *error = json_pack("{s:s,s:s}", "status", cabe_status_name(err->status), "message", err->text);
+
+        if (err->missing_bytes > 0)
+            json_object_set_new(error, "missing_bytes", json_integer((json_int_t)err->missing_bytes));
+        cli_print_json(json_pack("{s:o}", "error", error));
+    }
+    fprintf(stderr, "cabe: %s\n", err->text);
+    return cabe_status_exit_code(err->status);
+}
+
+int cli_usage(const struct cabe_command *command, const char *format, ...)
+{
+    va_list args;
+
+    fprintf(stderr, "cabe %s: ", command->name);
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, "\nusage: cabe %s\n", command->usage);
+    return cabe_status_exit_code(CABE_ERR_ARGUMENT);
+}
+
+int cli_help(const struct cabe_command *command)
+{
+    printf("usage: cabe %s\n\n%s.\n\n%s", command->usage, command->summary, command->help);
+    return fflush(stdout) == 0 ? 0 : cabe_status_exit_code(CABE_ERR_IO);
+}
+
+int cli_print_json(json_t *document)
+{
+    int failed = !document || json_dumpf(document, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(10)) != 0 ||
+                 fputc('\n', stdout) == EOF || fflush(stdout) != 0;
+
+    json_decref(document);
+    if (!failed)
+        return 0;
+    fprintf(stderr, "cabe: the result could not be written to standard output\n");
+    return cabe_status_exit_code(CABE_ERR_IO);
+}
+
+enum cabe_status cli_parse_bytes(const char *text, uint64_t *bytes, struct cabe_error *err)
+{
+    static const char *const units[] = {"", "K", "M", "G", "T"};
+    char *end;
+    double number = strtod(text, &end);
+
+    while (*end == ' ')
+        end++;
+    for (int i = 0; i < 5; i++) {
+        size_t n = strlen(units[i]);
+        const char *rest = end + n;
+        double scaled = number;
+
+        if (strncasecmp(end, units[i], n) != 0 ||
+            !(*rest == '\0' || strcasecmp(rest, "B") == 0 || (n && strcasecmp(rest, "iB") == 0)))
+            continue;
+        for (int k = 0; k < i; k++)
+            scaled *= 1024.0;
+        if (end == text || !(scaled >= 1.0) || scaled >= 0x1p63)
+            break;
+        *bytes = (uint64_t)scaled;
+        return CABE_OK;
+    }
+    return cabe_fail(err, CABE_ERR_ARGUMENT, "'%s' is not a size; wanted something like 512M, 1.5G or 4096", text);
+}
+
+const char *cli_format_bytes(uint64_t bytes, char out[CLI_BYTES_MAX])
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double number = (double)bytes;
+    int unit = 0;
+
+    while (number >= 1023.95 && unit < 6) {
+        number /= 1024.0;
+        unit++;
+    }
+    snprintf(out, CLI_BYTES_MAX, unit == 0 ? "%.0f %s" : "%.1f %s", number, units[unit]);
+    return out;
+}
+
+/* One line that is written over; its state belongs to the one working thread of the program. */
+static struct {
+    uint64_t begun_ns, shown_ns;
+    char what[32];
+    int open;
+} line;
+
+static void show_progress(void *self, const char *what, uint64_t done, uint64_t total, const char *unit)
+{
+    uint64_t now = cabe_clock_ns();
+    double seconds, rate;
+
+    (void)self;
+    if (strncmp(line.what, what, sizeof line.what - 1) != 0) {
+        cli_progress_end();
+        snprintf(line.what, sizeof line.what, "%s", what);
+        line.begun_ns = now;
+        line.shown_ns = 0;
+    }
+    if (line.shown_ns && now - line.shown_ns < 200000000u && done != total)
+        return;
+    line.shown_ns = now;
+    seconds = (double)(now - line.begun_ns) / 1e9;
+    rate = seconds > 0.05 ? (double)done / seconds : 0;
+    fprintf(stderr, "\r\033[K%s: %" PRIu64, what, done);
+    if (total)
+        fprintf(stderr, " of %" PRIu64, total);
+    fprintf(stderr, " %s", unit);
+    if (rate > 0)
+        fprintf(stderr, ", %.*f/s", rate < 10 ? 1 : 0, rate);
+    if (rate > 0 && total > done)
+        fprintf(stderr, ", %.0f s left", (double)(total - done) / rate);
+    fflush(stderr);
+    line.open = 1;
+}
+
+struct cabe_progress cli_progress(void)
+{
+    struct cabe_progress progress = {isatty(STDERR_FILENO) ? show_progress : NULL, NULL};
+
+    return progress;
+}
+
+void cli_progress_end(void)
+{
+    if (line.open)
+        fputs("\r\033[K", stderr);
+    line.open = 0;
+    line.what[0] = '\0';
+}
