@@ -1,0 +1,19 @@
+/*
+ * The tables that the files of a CPU level export, and nothing else of theirs is seen. kernel.c assembles them.
+ *
+ * Every row table is complete. On another architecture only scalar exists.
+ */
+#ifndef CABE_KERNEL_LEVELS_H
+#define CABE_KERNEL_LEVELS_H
+
+#include "kernel/rows.h"
+
+#if defined(__x86_64__)
+#define CABE_HAVE_X86 1
+#else
+#define CABE_HAVE_X86 0
+#endif
+
+extern const struct cabe_row_kernels cabe_rows_scalar;
+
+#endif
