@@ -92,5 +92,34 @@ function(cabe_library)
   endforeach()
 endfunction()
 
+# The program, the public headers, both libraries, and what pkg-config, CMake, man and bash need to find them.
 function(cabe_install)
+  include(CMakePackageConfigHelpers)
+  set(package ${CMAKE_INSTALL_LIBDIR}/cmake/cabe)
+  set_target_properties(cabe_shared PROPERTIES EXPORT_NAME cabe)
+  set_target_properties(cabe_static PROPERTIES EXPORT_NAME static)
+
+  install(TARGETS cabe_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  install(TARGETS cabe_shared cabe_static EXPORT cabe-targets
+          LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+          ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+  install(DIRECTORY include/cabe DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
+  install(EXPORT cabe-targets NAMESPACE cabe:: DESTINATION ${package})
+
+  configure_package_config_file(cmake/cabe-config.cmake.in ${PROJECT_BINARY_DIR}/cabe-config.cmake
+    INSTALL_DESTINATION ${package} NO_SET_AND_CHECK_MACRO)
+  write_basic_package_version_file(${PROJECT_BINARY_DIR}/cabe-config-version.cmake
+    COMPATIBILITY SameMinorVersion)
+  install(FILES ${PROJECT_BINARY_DIR}/cabe-config.cmake ${PROJECT_BINARY_DIR}/cabe-config-version.cmake
+          DESTINATION ${package})
+
+  # From the folder of cabe.pc up to the prefix, so that an installed tree can be moved.
+  file(RELATIVE_PATH CABE_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+  configure_file(cmake/cabe.pc.in ${PROJECT_BINARY_DIR}/cabe.pc @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/cabe.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+
+  file(GLOB pages CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/docs/man/*.1)
+  install(FILES ${pages} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+  install(FILES docs/completion/cabe.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
+          RENAME cabe)
 endfunction()

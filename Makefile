@@ -1,0 +1,37 @@
+# The front door. CMake and Ninja do the work; see CMakePresets.json.
+PREFIX ?= /usr/local
+DESTDIR ?=
+FUZZ_SECONDS ?= 60
+MEMORY ?= 400M
+BUILD := build/release
+
+.PHONY: all setup check demo bench fuzz install clean help
+
+all: setup ## build the release (build/release/cabe)
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release
+
+setup: ## install what building needs (Debian packages; asks dpkg first)
+	@scripts/setup
+
+check: ## everything that must pass: tests, sanitizers, clang, an outside consumer
+	@scripts/check
+
+demo: all ## read three stories with real weights, inside a stated byte budget
+	@MEMORY=$(MEMORY) scripts/demo $(BUILD)/cabe
+
+bench: all ## measure against the machine's limits and, where set up, peers
+	@bench/run $(BUILD)
+
+fuzz: setup ## fuzz every parser, FUZZ_SECONDS each (60)
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz
+
+install: all ## install under PREFIX (/usr/local); DESTDIR is honoured
+	@DESTDIR="$(DESTDIR)" cmake --install $(BUILD) --prefix "$(PREFIX)"
+
+clean: ## remove everything that was built or fetched
+	rm -rf build
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
+		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done

@@ -1,0 +1,51 @@
+# bash completion for cabe: commands, their options, models by name, files.
+
+_cabe_commands="machine pull list show rm plan fit embed search analyze"
+
+_cabe_options() {
+    case $1 in
+    machine) echo "--json --describe --measure" ;;
+    pull) echo "--name --json" ;;
+    list) echo "--json" ;;
+    show) echo "--json" ;;
+    rm) echo "--json" ;;
+    plan) echo "--memory --threads --describe --dtype --json" ;;
+    fit) echo "--memory --threads --dtype --verify --json" ;;
+    embed) echo "-i -o --prefix --dtype --precision --memory --threads --json" ;;
+    search) echo "-i -o -k --prefix --dtype --memory --threads --json" ;;
+    analyze) echo "--model --dtype --memory --threads --json" ;;
+    esac
+}
+
+_cabe_models() {
+    cabe list --json 2>/dev/null | sed -nE 's/.*"name": *"([^"]+)".*/\1/p'
+}
+
+_cabe() {
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]} command=${COMP_WORDS[1]}
+
+    if [ "$COMP_CWORD" -eq 1 ]; then
+        mapfile -t COMPREPLY < <(compgen -W "$_cabe_commands help --help --version" -- "$word")
+        return
+    fi
+    case $before in
+    --dtype) mapfile -t COMPREPLY < <(compgen -W "f32 f16 bf16 int8 q8_0 q4_0" -- "$word") && return ;;
+    --prefix) mapfile -t COMPREPLY < <(compgen -W "query passage none" -- "$word") && return ;;
+    --precision) mapfile -t COMPREPLY < <(compgen -W "default high" -- "$word") && return ;;
+    --model) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") && return ;;
+    --memory) mapfile -t COMPREPLY < <(compgen -W "256M 512M 1G 2G 4G" -- "$word") && return ;;
+    --threads | --describe | --name | -k) return ;;
+    esac
+    if [[ $word == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "$(_cabe_options "$command") --help" -- "$word")
+        return
+    fi
+    case $command in
+    show | rm) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") ;;
+    plan | fit | embed | search) mapfile -t COMPREPLY < <(compgen -f -W "$(_cabe_models)" -- "$word") ;;
+    machine | list) ;;
+    *) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
+    esac
+}
+
+complete -o filenames -F _cabe cabe
