@@ -1,12 +1,13 @@
 #include "base/memory.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
-#define PAGE 4096u
 #define HUGE_PAGE (2u << 20)
 
 /* Relaxed: they count, they order nothing. */
@@ -62,16 +63,43 @@ char *cabe_strdup(const char *text)
     return copy ? memcpy(copy, text, bytes) : NULL;
 }
 
+void *cabe_aligned_alloc(size_t align, size_t bytes)
+{
+    void *block;
+
+    return refused() || posix_memalign(&block, align, bytes ? bytes : 1) != 0 ? NULL : block;
+}
+
 void cabe_free(void *block)
 {
     free(block);
 }
 
+void cabe_memory_trim(void)
+{
+    malloc_trim(0);
+}
+
+/* Of this machine; at least 4096 and at most HUGE_PAGE wherever cabe runs. */
+static uint64_t page_bytes(void)
+{
+    static atomic_uint_fast64_t known;
+    uint64_t bytes = atomic_load_explicit(&known, memory_order_relaxed);
+
+    if (bytes == 0) {
+        bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+        atomic_store_explicit(&known, bytes, memory_order_relaxed);
+    }
+    return bytes;
+}
+
 uint64_t cabe_pages_round(uint64_t bytes)
 {
-    if (bytes > UINT64_MAX - PAGE)
+    uint64_t page = page_bytes();
+
+    if (bytes > UINT64_MAX - page)
         return UINT64_MAX;
-    return bytes ? (bytes + PAGE - 1) / PAGE * PAGE : PAGE;
+    return bytes ? (bytes + page - 1) / page * page : page;
 }
 
 /* An address range that begins on a huge page when it is large enough to hold one. */
@@ -95,6 +123,19 @@ static void *map_aligned(uint64_t bytes)
     return aligned;
 }
 
+/* Makes the pages resident; -1 when the system has no memory for them. */
+static int populate_pages(uint8_t *pages, uint64_t bytes)
+{
+    if (madvise(pages, bytes, MADV_POPULATE_WRITE) == 0)
+        return 0;
+    if (errno != EINVAL)
+        return -1;
+    /* A kernel before 5.14 does not know the call. */
+    for (uint64_t at = 0; at < bytes; at += page_bytes())
+        ((volatile uint8_t *)pages)[at] = 0;
+    return 0;
+}
+
 enum cabe_status cabe_pages_map(void **out, uint64_t bytes, int populate, struct cabe_error *err)
 {
     uint64_t rounded = cabe_pages_round(bytes);
@@ -106,7 +147,7 @@ enum cabe_status cabe_pages_map(void **out, uint64_t bytes, int populate, struct
     /* Whole huge pages only: a tail smaller than one would be rounded up past what the ledger was told. */
     if (rounded >= HUGE_PAGE)
         madvise(pages, rounded / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
-    if (populate && madvise(pages, rounded, MADV_POPULATE_WRITE) != 0 && errno != EINVAL) {
+    if (populate && populate_pages(pages, rounded) != 0) {
         munmap(pages, rounded);
         return cabe_fail(err, CABE_ERR_OOM, "the system could not populate %llu bytes of memory",
                          (unsigned long long)bytes);

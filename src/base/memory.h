@@ -19,6 +19,7 @@ void *cabe_malloc(size_t bytes);                     /* NULL when refused; bytes
 void *cabe_calloc(size_t n, size_t item_bytes);      /* overflow is refused */
 void *cabe_realloc(void *old, size_t n, size_t item_bytes); /* overflow is refused, `old` is then still valid */
 char *cabe_strdup(const char *text);
+void *cabe_aligned_alloc(size_t align, size_t bytes); /* a power of two, at least sizeof(void *); not zeroed */
 void cabe_free(void *block); /* NULL is fine */
 
 /* `bytes` of zeroed pages, aligned to 4096 (2 MiB and huge where it is large). `populate`: resident at once. */
@@ -26,6 +27,7 @@ CABE_CHECKED enum cabe_status cabe_pages_map(void **out, uint64_t bytes, int pop
 void cabe_pages_unmap(void *pages, uint64_t bytes); /* NULL is fine */
 /* The bytes that cabe_pages_map() really takes for `bytes`. */
 uint64_t cabe_pages_round(uint64_t bytes);
+void cabe_memory_trim(void); /* gives free heap back to the system */
 
 /* For tests: the `countdown`-th allocation from now, and that one only, fails (1 = the next; 0 = none). */
 void cabe_memory_fail_at(uint64_t countdown);

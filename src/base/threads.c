@@ -1,0 +1,245 @@
+#include "base/threads.h"
+
+#include <assert.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+
+/*
+ * How long a wait spins before it sleeps: about what a sleep and a wake-up cost, so that a wait never costs more
+ * than twice the better choice. A team with more members than CPUs does not spin: it would keep away the member it
+ * waits for.
+ */
+#define SPIN_NS 20000u
+
+#define LINE 64
+
+/* A word that changes when waiting is over; waiters spin on it, then sleep on it. */
+struct gate {
+    _Alignas(LINE) atomic_uint word;
+    /* Raised before the sleep and read after the word changes, both seq_cst: one of the two sees the other. */
+    atomic_uint n_asleep;
+};
+
+struct member {
+    struct cabe_team *team;
+    pthread_t thread;
+    int number;
+};
+
+struct cabe_team {
+    int n_members;
+    int n_started; /* members with a thread; the caller has none */
+    uint64_t spin_ns;
+
+    void (*body)(struct cabe_team *team, int member, void *arg); /* NULL: the members end */
+    void *arg;
+    atomic_flag running;
+
+    struct gate start; /* opens once per region */
+    struct gate phase; /* opens once per barrier */
+    _Alignas(LINE) atomic_int n_arrived;
+    _Alignas(LINE) atomic_int_fast64_t cursor; /* of the present loop of cabe_team_next */
+    struct member member[];
+};
+
+static inline void relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static unsigned gate_read(const struct gate *gate)
+{
+    return atomic_load_explicit(&gate->word, memory_order_acquire);
+}
+
+static void gate_open(struct gate *gate)
+{
+    atomic_fetch_add_explicit(&gate->word, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&gate->n_asleep, memory_order_seq_cst) > 0)
+        syscall(SYS_futex, &gate->word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
+}
+
+/* Returns when the word is no longer `old`; what was written before gate_open() is then visible. */
+static void gate_wait(struct gate *gate, unsigned old, uint64_t spin_ns)
+{
+    if (spin_ns > 0) {
+        uint64_t end_ns = cabe_clock_ns() + spin_ns;
+
+        do {
+            for (int i = 0; i < 32; i++) {
+                if (gate_read(gate) != old)
+                    return;
+                relax();
+            }
+        } while (cabe_clock_ns() < end_ns);
+    }
+    atomic_fetch_add_explicit(&gate->n_asleep, 1, memory_order_seq_cst);
+    while (gate_read(gate) == old)
+        syscall(SYS_futex, &gate->word, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
+    atomic_fetch_sub_explicit(&gate->n_asleep, 1, memory_order_relaxed);
+}
+
+void cabe_team_barrier(struct cabe_team *team, int member)
+{
+    unsigned phase;
+
+    (void)member;
+    phase = gate_read(&team->phase);
+    /* acq_rel: the last to arrive has seen what all the others wrote, and passes it on when it opens the gate. */
+    if (atomic_fetch_add_explicit(&team->n_arrived, 1, memory_order_acq_rel) < team->n_members - 1) {
+        gate_wait(&team->phase, phase, team->spin_ns);
+        return;
+    }
+    atomic_store_explicit(&team->n_arrived, 0, memory_order_relaxed);
+    atomic_store_explicit(&team->cursor, 0, memory_order_relaxed);
+    gate_open(&team->phase);
+}
+
+int cabe_team_next(struct cabe_team *team, int64_t n, int64_t chunk, int64_t *begin, int64_t *end)
+{
+    int_fast64_t at = atomic_load_explicit(&team->cursor, memory_order_relaxed);
+    int64_t next;
+
+    assert(chunk > 0);
+    /* Relaxed: chunks carry no data; barriers order what is written in them. The cursor never passes n. */
+    do {
+        if (at >= n)
+            return 0;
+        next = n - at > chunk ? at + chunk : n;
+    } while (!atomic_compare_exchange_weak_explicit(&team->cursor, &at, next, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    *begin = at;
+    *end = next;
+    return 1;
+}
+
+static void *member_main(void *arg)
+{
+    struct member *self = arg;
+    struct cabe_team *team = self->team;
+    unsigned seen = 0;
+
+    for (;;) {
+        gate_wait(&team->start, seen, team->spin_ns);
+        seen++;
+        if (!team->body)
+            return NULL;
+        team->body(team, self->number, team->arg);
+        cabe_team_barrier(team, self->number);
+    }
+}
+
+void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, int member, void *arg), void *arg)
+{
+    int was_running = atomic_flag_test_and_set_explicit(&team->running, memory_order_acquire);
+
+    assert(!was_running);
+    (void)was_running;
+    team->body = body;
+    team->arg = arg;
+    if (team->n_members > 1)
+        gate_open(&team->start);
+    body(team, 0, arg);
+    cabe_team_barrier(team, 0);
+    atomic_flag_clear_explicit(&team->running, memory_order_release);
+}
+
+/* Members leave signals to the program's own threads, except those that the member itself causes. */
+static void block_signals(sigset_t *before)
+{
+    static const int own[] = {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGPROF};
+    sigset_t set;
+
+    sigfillset(&set);
+    for (size_t i = 0; i < sizeof own / sizeof own[0]; i++)
+        sigdelset(&set, own[i]);
+    pthread_sigmask(SIG_BLOCK, &set, before);
+}
+
+static enum cabe_status start_members(struct cabe_team *team, struct cabe_error *err)
+{
+    pthread_attr_t attributes;
+    sigset_t before;
+    int error = pthread_attr_init(&attributes);
+    int number;
+
+    if (error)
+        return cabe_fail_errno(err, error, "attributes of the team's threads");
+    pthread_attr_setstacksize(&attributes, CABE_TEAM_STACK_BYTES);
+    block_signals(&before);
+    for (number = 1; number < team->n_members && !error; number++) {
+        struct member *member = &team->member[number];
+        char name[16];
+
+        *member = (struct member){.team = team, .number = number};
+        error = pthread_create(&member->thread, &attributes, member_main, member);
+        if (error)
+            break;
+        team->n_started++;
+        snprintf(name, sizeof name, "cabe-%d", number);
+        pthread_setname_np(member->thread, name);
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    if (error) /* EAGAIN: a limit on threads or memory; both are the system's refusal */
+        return cabe_fail(err, CABE_ERR_OOM, "the system refused thread %d of %d (%u bytes of stack each)", number,
+                         team->n_members - 1, CABE_TEAM_STACK_BYTES);
+    return CABE_OK;
+}
+
+enum cabe_status cabe_team_open(struct cabe_team **out, int n_members, struct cabe_error *err)
+{
+    struct cabe_team *team;
+    enum cabe_status status;
+    size_t bytes;
+    cpu_set_t cpus;
+
+    *out = NULL;
+    if (n_members < 1 || n_members > CABE_TEAM_MAX)
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "threads: %d, wanted 1 to %d", n_members, CABE_TEAM_MAX);
+    bytes = sizeof *team + (size_t)n_members * sizeof team->member[0];
+    team = cabe_aligned_alloc(LINE, bytes);
+    if (!team)
+        return cabe_fail(err, CABE_ERR_OOM, "thread team: %zu bytes", bytes);
+    *team = (struct cabe_team){.n_members = n_members, .running = ATOMIC_FLAG_INIT};
+    /* A machine with more CPUs than the set holds makes the call fail: then there is no shortage of them. */
+    if (sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) >= n_members)
+        team->spin_ns = SPIN_NS;
+    status = start_members(team, err);
+    if (status != CABE_OK) {
+        cabe_team_close(team);
+        return status;
+    }
+    *out = team;
+    return CABE_OK;
+}
+
+void cabe_team_close(struct cabe_team *team)
+{
+    if (!team)
+        return;
+    team->body = NULL;
+    gate_open(&team->start);
+    for (int i = 1; i <= team->n_started; i++)
+        pthread_join(team->member[i].thread, NULL);
+    cabe_free(team);
+}
+
+int cabe_team_size(const struct cabe_team *team)
+{
+    return team->n_members;
+}
