@@ -92,7 +92,10 @@ struct cabe_graph;
 CABE_CHECKED enum cabe_status cabe_graph_open(struct cabe_graph **out, struct cabe_error *err);
 void cabe_graph_close(struct cabe_graph *graph); /* NULL is fine */
 
-/* Values. Shapes are given as [rows, cols] of the common case; dim[0] and dim[1] are then 1. */
+/*
+ * Values. Shapes are given as [rows, cols] of the common case; dim[0] and dim[1] are then 1. Where a node wants a vector
+ * [n], both [1, n] and [n, 1] will do. Names are unique, 1 to 63 bytes. Ids and offsets are inputs.
+ */
 cabe_value cabe_graph_input(struct cabe_graph *graph, const char *name, enum cabe_dtype dtype, struct cabe_dim rows,
                             struct cabe_dim cols);
 cabe_value cabe_graph_weight(struct cabe_graph *graph, const char *name, enum cabe_dtype dtype,
@@ -126,17 +129,22 @@ int32_t cabe_graph_n_nodes(const struct cabe_graph *graph);
 const struct cabe_node *cabe_graph_node(const struct cabe_graph *graph, int32_t node);
 int32_t cabe_graph_n_segments(const struct cabe_graph *graph);
 const char *cabe_graph_segment_name(const struct cabe_graph *graph, int32_t segment);
+/* A weight of this segment that a node of another segment reads, so that it cannot be streamed; or CABE_NO_VALUE. */
+cabe_value cabe_graph_segment_foreign(const struct cabe_graph *graph, int32_t segment);
+const char *cabe_op_name(enum cabe_op op);
 /* Bytes of the weights of one segment, padding to 4096 included. */
 uint64_t cabe_graph_segment_bytes(const struct cabe_graph *graph, int32_t segment);
 
-/* Elements and bytes of a value when the symbols have these sizes. */
+/* Elements of one dimension, and bytes of a value, when the symbols have these sizes; INT64_MAX, UINT64_MAX on overflow. */
 int64_t cabe_value_dim(const struct cabe_value_info *info, int dim, const int64_t symbols[CABE_N_SYMBOLS]);
 uint64_t cabe_value_bytes(const struct cabe_value_info *info, const int64_t symbols[CABE_N_SYMBOLS]);
 
 /*
  * Where the temporaries, inputs and outputs of a graph lie in one block when no symbol exceeds its bound: values whose
- * lives do not overlap share bytes. `offsets[value]` is set for every value but weights (may be NULL to measure only).
- * Returns the bytes of the block. The same function measures for the plan and places for the device.
+ * lives do not overlap share bytes; an input keeps its own between runs, an output from its node until the next run.
+ * `offsets[value]` (multiples of 64) is set for every value but weights (may be NULL to measure only). Returns the bytes of the block, UINT64_MAX
+ * on overflow. The same function measures for the plan and places for the device; it allocates nothing. The output of
+ * ADD, MUL, ACT, UNIT and NORM may lie on an operand, that of MATMUL on the residual, where the life of that one ends.
  */
 uint64_t cabe_graph_layout(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS], uint64_t *offsets);
 
@@ -146,7 +154,7 @@ struct cabe_graph_work {
     double other_ops;
     double weight_bytes;
 };
-/* mean_length: tokens of one sequence on average, for attention. */
+/* Attention is counted for sequences of tokens / sequences each. */
 void cabe_graph_work(const struct cabe_graph *graph, const int64_t symbols[CABE_N_SYMBOLS],
                      struct cabe_graph_work *work);
 
