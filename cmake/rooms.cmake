@@ -7,6 +7,7 @@ find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 pkg_check_modules(LIBARCHIVE REQUIRED IMPORTED_TARGET libarchive)
+pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
 pkg_check_modules(ICU REQUIRED IMPORTED_TARGET icu-uc icu-i18n)
 
 add_library(cabe_flags INTERFACE)
@@ -85,7 +86,7 @@ function(cabe_library)
       $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
       $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
     target_link_libraries(cabe_${suffix} PRIVATE Threads::Threads PkgConfig::JANSSON
-      PkgConfig::LIBARCHIVE PkgConfig::ICU m ${CMAKE_DL_LIBS})
+      PkgConfig::LIBARCHIVE PkgConfig::XXHASH PkgConfig::ICU m ${CMAKE_DL_LIBS})
     if(CABE_SANITIZE)
       target_link_options(cabe_${suffix} PRIVATE -fsanitize=${CABE_SANITIZE})
     endif()

@@ -18,6 +18,7 @@
 
 #include "cabe/status.h"
 
+/* A folder whose weights are a GGUF is a GGUF that has documents too. */
 enum cabe_source_kind { CABE_SOURCE_GGUF, CABE_SOURCE_SAFETENSORS, CABE_SOURCE_FOLDER };
 
 struct cabe_source_tensor {
@@ -25,7 +26,7 @@ struct cabe_source_tensor {
     /* GGUF's name for the type, lower case ("f32", "q8_0", "q4_k", ...), safetensors' mapped to the same words
        ("f32", "f16", "bf16", "f64", "i8", "u8", "i32", "i64"). Compare with cabe_dtype_find(). */
     const char *type;
-    int n_dims;
+    int n_dims; /* as the file says; 0 for one number */
     int64_t shape[4]; /* row-major, outermost first; unused ones are 1 and stand first: a vector is [1, 1, 1, n] */
     uint64_t bytes;
     uint64_t offset; /* in its file */
@@ -38,7 +39,7 @@ struct cabe_source;
 struct cabe_source_identity {
     uint64_t bytes;     /* of all files */
     uint64_t mtime_ns;  /* newest */
-    uint64_t name_hash; /* of the files' absolute paths */
+    uint64_t name_hash; /* of the absolute path it was opened by */
 };
 
 /* `path`: a file or a folder. Errors name file, field, found and wanted. */
@@ -65,6 +66,12 @@ CABE_CHECKED enum cabe_status cabe_source_read(const struct cabe_source *source,
  * "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"... as parsed documents; absent ones are NULL.
  */
 const json_t *cabe_source_document(const struct cabe_source *source, const char *name);
+/*
+ * The same, with the reason where it is not given: CABE_ERR_NOT_FOUND when absent. tokenizer.json is read and parsed
+ * on the first call (others when the source is opened), so that a plan made from headers does not pay for it.
+ */
+CABE_CHECKED enum cabe_status cabe_source_document_get(const struct cabe_source *source, const char *name,
+                                                       const json_t **out, struct cabe_error *err);
 
 /* GGUF metadata. Each gives 0 and leaves *out alone where the key is absent or of another type. */
 int cabe_source_get_i64(const struct cabe_source *source, const char *key, int64_t *out);
@@ -78,5 +85,14 @@ int cabe_source_array_string(const struct cabe_source *source, const char *key, 
                              size_t *bytes);
 int cabe_source_array_f64(const struct cabe_source *source, const char *key, uint64_t i, double *out);
 int cabe_source_array_i64(const struct cabe_source *source, const char *key, uint64_t i, int64_t *out);
+
+/*
+ * Array elements and tokenizer.json are read from the file when first asked for. To know why that failed (the array
+ * getters then give 0), ask before: CABE_ERR_NOT_FOUND where `key` is not an array of the metadata.
+ */
+CABE_CHECKED enum cabe_status cabe_source_array_load(const struct cabe_source *source, const char *key,
+                                                     struct cabe_error *err);
+/* Gives back what was read on demand; pointers into it end. No other call on the source may be running. */
+void cabe_source_trim(struct cabe_source *source);
 
 #endif
