@@ -15,5 +15,9 @@
 #endif
 
 extern const struct cabe_row_kernels cabe_rows_scalar;
+#if CABE_HAVE_X86
+extern const struct cabe_row_kernels cabe_rows_avx2;   /* AVX2, FMA, F16C */
+extern const struct cabe_row_kernels cabe_rows_avx512; /* AVX-512 F, BW, DQ, VL */
+#endif
 
 #endif

@@ -48,5 +48,13 @@ int main(void)
     seed_from_environment();
     failed = cmocka_run_group_tests(tests, NULL, NULL);
     failed += run_cases(&cabe_rows_scalar, "scalar");
+#if CABE_HAVE_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+        failed += run_cases(&cabe_rows_avx2, "avx2");
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        failed += run_cases(&cabe_rows_avx512, "avx512");
+#endif
     return failed != 0;
 }

@@ -1,0 +1,403 @@
+/* The row kernels written once over simd.h; a level file includes this and exports the table. */
+#ifndef CABE_KERNEL_ROWS_VECTOR_H
+#define CABE_KERNEL_ROWS_VECTOR_H
+
+#include <math.h>
+#include <string.h>
+
+#include "kernel/attention_vector.h"
+#include "kernel/levels.h"
+#include "kernel/rows_shared.h"
+#include "kernel/simd.h"
+
+#define BLOCK 32
+
+/* Short runs of narrow elements go through a buffer, so that nothing past the end is touched. */
+static void widen_tail(enum cabe_dtype from, const void *in, float *out, int64_t n)
+{
+    uint16_t buffer[LANES] = {0};
+
+    memcpy(buffer, in, (size_t)n * (from == CABE_I8 ? 1 : 2));
+    if (from == CABE_I8)
+        v_store_n(out, v_from_i8((const int8_t *)buffer), n);
+    else
+        v_store_n(out, from == CABE_F16 ? v_from_f16(buffer) : v_from_bf16(buffer), n);
+}
+
+static void widen_f16(const uint16_t *in, float *out, int64_t n)
+{
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        v_store(out + i, v_from_f16(in + i));
+    if (i < n)
+        widen_tail(CABE_F16, in + i, out + i, n - i);
+}
+
+static void widen_bf16(const uint16_t *in, float *out, int64_t n)
+{
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        v_store(out + i, v_from_bf16(in + i));
+    if (i < n)
+        widen_tail(CABE_BF16, in + i, out + i, n - i);
+}
+
+/* `scale` 1 is exact, so one loop serves scaled and plain rows. */
+static void widen_i8(const int8_t *in, float scale, float *out, int64_t n)
+{
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        v_store(out + i, v_mul(v_from_i8(in + i), v_set(scale)));
+    if (i < n) {
+        widen_tail(CABE_I8, in + i, out + i, n - i);
+        v_store_n(out + i, v_mul(v_load_n(out + i, n - i), v_set(scale)), n - i);
+    }
+}
+
+static float block_scale(const uint8_t *bytes)
+{
+    uint16_t bits[LANES] = {0};
+    float wide[LANES];
+
+    memcpy(bits, bytes, sizeof bits[0]);
+    v_store(wide, v_from_f16(bits));
+    return wide[0];
+}
+
+static void widen_q4_0(const uint8_t *in, float *out, int64_t n_blocks)
+{
+    int8_t q[BLOCK];
+
+    for (int64_t b = 0; b < n_blocks; b++, in += 18, out += BLOCK) {
+        for (int i = 0; i < BLOCK / 2; i++)
+            q[i] = (int8_t)((in[2 + i] & 15) - 8);
+        for (int i = 0; i < BLOCK / 2; i++)
+            q[i + BLOCK / 2] = (int8_t)((in[2 + i] >> 4) - 8);
+        widen_i8(q, block_scale(in), out, BLOCK);
+    }
+}
+
+static void to_f32(enum cabe_dtype from, const void *in, float *out, int64_t n)
+{
+    switch (from) {
+    case CABE_F16:
+        widen_f16(in, out, n);
+        break;
+    case CABE_BF16:
+        widen_bf16(in, out, n);
+        break;
+    case CABE_I8:
+        widen_i8(in, 1.0f, out, n);
+        break;
+    case CABE_Q8_0:
+        for (int64_t b = 0; b < n / BLOCK; b++) {
+            const uint8_t *block = (const uint8_t *)in + b * 34;
+
+            widen_i8((const int8_t *)block + 2, block_scale(block), out + b * BLOCK, BLOCK);
+        }
+        break;
+    case CABE_Q4_0:
+        widen_q4_0(in, out, n / BLOCK);
+        break;
+    default:
+        cabe_rows_scalar.to_f32(from, in, out, n);
+    }
+}
+
+static void narrow(enum cabe_dtype to, const float *in, uint16_t *out, int64_t n)
+{
+    uint16_t buffer[LANES];
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        if (to == CABE_F16)
+            v_to_f16(out + i, v_load(in + i));
+        else
+            v_to_bf16(out + i, v_load(in + i));
+    if (i == n)
+        return;
+    if (to == CABE_F16)
+        v_to_f16(buffer, v_load_n(in + i, n - i));
+    else
+        v_to_bf16(buffer, v_load_n(in + i, n - i));
+    memcpy(out + i, buffer, (size_t)(n - i) * sizeof buffer[0]);
+}
+
+/* Weights are quantised once, when a model is fitted: the blocks stay scalar's. */
+static void from_f32(enum cabe_dtype to, const float *in, void *out, int64_t n)
+{
+    if (to == CABE_F16 || to == CABE_BF16)
+        narrow(to, in, out, n);
+    else
+        cabe_rows_scalar.from_f32(to, in, out, n);
+}
+
+static float to_i8(const float *in, int8_t *out, int64_t n)
+{
+    vf most = v_zero(), inverse, limit = v_set(127.0f), low = v_set(-127.0f);
+    float largest;
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        most = v_max(v_abs(v_load(in + i)), most);
+    if (i < n)
+        most = v_max(v_abs(v_load_n(in + i, n - i)), most);
+    largest = v_largest(most);
+    if (largest < I8_ROW_MIN) {
+        memset(out, 0, (size_t)n);
+        return 0.0f;
+    }
+    inverse = v_set(127.0f / largest);
+    for (i = 0; i + LANES <= n; i += LANES)
+        v_to_i8(out + i, v_min(v_max(v_mul(v_load(in + i), inverse), low), limit));
+    if (i < n) {
+        int8_t buffer[LANES];
+
+        v_to_i8(buffer, v_min(v_max(v_mul(v_load_n(in + i, n - i), inverse), low), limit));
+        memcpy(out + i, buffer, (size_t)(n - i));
+    }
+    return largest / 127.0f;
+}
+
+/* Sum over a row in a fixed order of four vectors; with `mean`, of squared differences. */
+SIMD float row_sum(const float *x, int64_t c, int squared, float mean)
+{
+    vf s[4] = {v_zero(), v_zero(), v_zero(), v_zero()}, m = v_set(mean), d;
+    int64_t i = 0;
+
+    for (; i + 4 * LANES <= c; i += 4 * LANES)
+        for (int a = 0; a < 4; a++) {
+            d = v_sub(v_load(x + i + a * LANES), m);
+            s[a] = squared ? v_fma(d, d, s[a]) : v_add(s[a], d);
+        }
+    for (; i + LANES <= c; i += LANES) {
+        d = v_sub(v_load(x + i), m);
+        s[0] = squared ? v_fma(d, d, s[0]) : v_add(s[0], d);
+    }
+    if (i < c) {
+        d = v_first(v_sub(v_load_n(x + i, c - i), m), v_zero(), c - i);
+        s[1] = squared ? v_fma(d, d, s[1]) : v_add(s[1], d);
+    }
+    return v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
+}
+
+static void norm_row(enum cabe_norm kind, float eps, const float *x, const float *gamma, const float *beta,
+                     float *out, int64_t c)
+{
+    float mean = kind == CABE_NORM_LAYER ? row_sum(x, c, 0, 0.0f) / (float)c : 0.0f;
+    vf m = v_set(mean), inverse = v_set(1.0f / sqrtf(row_sum(x, c, 1, mean) / (float)c + eps)), y;
+    int64_t i = 0;
+
+    for (; i + LANES <= c; i += LANES) {
+        y = v_mul(v_sub(v_load(x + i), m), inverse);
+        v_store(out + i, beta ? v_fma(y, v_load(gamma + i), v_load(beta + i)) : v_mul(y, v_load(gamma + i)));
+    }
+    if (i < c) {
+        y = v_mul(v_sub(v_load_n(x + i, c - i), m), inverse);
+        y = v_fma(y, v_load_n(gamma + i, c - i), beta ? v_load_n(beta + i, c - i) : v_zero());
+        v_store_n(out + i, y, c - i);
+    }
+}
+
+static void add(const float *a, const float *b, float *out, int64_t n)
+{
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        v_store(out + i, v_add(v_load(a + i), v_load(b + i)));
+    if (i < n)
+        v_store_n(out + i, v_add(v_load_n(a + i, n - i), v_load_n(b + i, n - i)), n - i);
+}
+
+static void mul(const float *a, const float *b, float *out, int64_t n)
+{
+    int64_t i = 0;
+
+    for (; i + LANES <= n; i += LANES)
+        v_store(out + i, v_mul(v_load(a + i), v_load(b + i)));
+    if (i < n)
+        v_store_n(out + i, v_mul(v_load_n(a + i, n - i), v_load_n(b + i, n - i)), n - i);
+}
+
+static void norm(enum cabe_norm kind, float eps, const float *x, const float *residual, const float *gamma,
+                 const float *beta, float *out, int64_t c, int64_t begin, int64_t end)
+{
+    for (int64_t t = begin; t < end; t++) {
+        const float *row = x + t * c;
+
+        if (residual) {
+            add(row, residual + t * c, out + t * c, c);
+            row = out + t * c;
+        }
+        norm_row(kind, eps, row, gamma, beta, out + t * c, c);
+    }
+}
+
+SIMD void act_run(enum cabe_act kind, const float *x, float *out, int64_t n)
+{
+    int64_t i = 0;
+
+    for (; i + 4 * LANES <= n; i += 4 * LANES) { /* four chains of dependent sums at a time */
+        vf a = v_act(kind, v_load(x + i)), b = v_act(kind, v_load(x + i + LANES));
+        vf c = v_act(kind, v_load(x + i + 2 * LANES)), d = v_act(kind, v_load(x + i + 3 * LANES));
+
+        v_store(out + i, a);
+        v_store(out + i + LANES, b);
+        v_store(out + i + 2 * LANES, c);
+        v_store(out + i + 3 * LANES, d);
+    }
+    for (; i + LANES <= n; i += LANES)
+        v_store(out + i, v_act(kind, v_load(x + i)));
+    if (i < n)
+        v_store_n(out + i, v_act(kind, v_load_n(x + i, n - i)), n - i);
+}
+
+static void act(enum cabe_act kind, const float *x, float *out, int64_t n)
+{
+    switch (kind) {
+    case CABE_ACT_GELU_ERF:
+        act_run(CABE_ACT_GELU_ERF, x, out, n);
+        break;
+    case CABE_ACT_GELU_TANH:
+        act_run(CABE_ACT_GELU_TANH, x, out, n);
+        break;
+    case CABE_ACT_SILU:
+        act_run(CABE_ACT_SILU, x, out, n);
+        break;
+    case CABE_ACT_RELU:
+        act_run(CABE_ACT_RELU, x, out, n);
+        break;
+    case CABE_ACT_TANH:
+        act_run(CABE_ACT_TANH, x, out, n);
+        break;
+    case CABE_ACT_NONE:
+        memmove(out, x, (size_t)n * sizeof *x);
+        break;
+    }
+}
+
+static void gather(enum cabe_dtype dtype, const void *table, int64_t v, int64_t c, const int32_t *ids,
+                   const float *row_scale, float *out, int64_t begin, int64_t end)
+{
+    uint64_t row_bytes = cabe_dtype_bytes(dtype, c);
+
+    for (int64_t t = begin; t < end; t++) {
+        const uint8_t *row = (const uint8_t *)table + (uint64_t)ids[t] * row_bytes;
+        float *to = out + t * c, scale = gather_scale(dtype, table, v, row_bytes, ids[t], row_scale);
+
+        if (dtype == CABE_I8) {
+            widen_i8((const int8_t *)row, scale, to, c);
+            continue;
+        }
+        to_f32(dtype, row, to, c);
+        if (!row_scale)
+            continue;
+        for (int64_t i = 0; i < c; i += LANES) {
+            int64_t n = c - i < LANES ? c - i : LANES;
+
+            v_store_n(to + i, v_mul(v_load_n(to + i, n), v_set(scale)), n);
+        }
+    }
+}
+
+/* Columns [i, i + LANES) or the first `n` of them, summed over rows in order. */
+SIMD void pool_columns(const float *x, const float *weight, int64_t rows, int64_t c, float total, float *out,
+                       int64_t n)
+{
+    vf sum = v_zero();
+
+    for (int64_t t = 0; t < rows; t++) {
+        vf row = n == LANES ? v_load(x + t * c) : v_load_n(x + t * c, n);
+
+        sum = v_add(sum, weight ? v_mul(v_set(weight[t]), row) : row);
+    }
+    sum = v_div(sum, v_set(total));
+    if (n == LANES)
+        v_store(out, sum);
+    else
+        v_store_n(out, sum, n);
+}
+
+static void pool_mean(const float *x, const float *weight, int64_t rows, int64_t c, float *out)
+{
+    float total = 0.0f;
+    int64_t i = 0;
+
+    for (int64_t t = 0; t < rows; t++)
+        total += weight ? weight[t] : 1.0f;
+    if (total == 0.0f) {
+        memset(out, 0, (size_t)c * sizeof *out);
+        return;
+    }
+    for (; i + LANES <= c; i += LANES)
+        pool_columns(x + i, weight, rows, c, total, out + i, LANES);
+    if (i < c)
+        pool_columns(x + i, weight, rows, c, total, out + i, c - i);
+}
+
+static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets, const float *row_weight, int64_t c,
+                 float *out, int64_t begin, int64_t end)
+{
+    for (int64_t s = begin; s < end; s++) {
+        int64_t first = offsets[s], n = offsets[s + 1] - first;
+
+        if (kind == CABE_POOL_MEAN && n > 0)
+            pool_mean(x + first * c, row_weight ? row_weight + first : NULL, n, c, out + s * c);
+        else
+            cabe_rows_scalar.pool(kind, x, offsets, row_weight, c, out, s, s + 1);
+    }
+}
+
+static void unit(float eps, const float *x, float *out, int64_t c, int64_t begin, int64_t end)
+{
+    for (int64_t t = begin; t < end; t++) {
+        const float *row = x + t * c;
+        double sums[8] = {0.0}, length;
+        int64_t i = 0;
+        vf inverse;
+
+        for (; i + 8 <= c; i += 8) /* in double: squares of small floats would vanish */
+            for (int a = 0; a < 8; a++)
+                sums[a] += (double)row[i + a] * (double)row[i + a];
+        for (; i < c; i++)
+            sums[i & 7] += (double)row[i] * (double)row[i];
+        length = sqrt(((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])));
+        length = length < (double)eps ? (double)eps : length;
+        if (length < 1e-30 || length > 1e30) { /* 1 / length would leave the range of f32 */
+            cabe_rows_scalar.unit(eps, x, out, c, t, t + 1);
+            continue;
+        }
+        inverse = v_set((float)(1.0 / length));
+        for (i = 0; i + LANES <= c; i += LANES)
+            v_store(out + t * c + i, v_mul(v_load(row + i), inverse));
+        if (i < c)
+            v_store_n(out + t * c + i, v_mul(v_load_n(row + i, c - i), inverse), c - i);
+    }
+}
+
+static int64_t scan_ge(const float *x, int64_t n, float threshold, uint32_t *out)
+{
+    vf t = v_set(threshold);
+    int64_t found = 0, i = 0;
+
+    for (; i < n; i += LANES) {
+        int64_t left = n - i;
+        uint32_t bits = v_ge_bits(left >= LANES ? v_load(x + i) : v_load_n(x + i, left), t);
+
+        bits &= left >= LANES ? ~0u : (1u << left) - 1u;
+        for (; bits; bits &= bits - 1)
+            out[found++] = (uint32_t)(i + __builtin_ctz(bits));
+    }
+    return found;
+}
+
+#define CABE_ROWS_TABLE                                                                                      \
+    {                                                                                                        \
+        .to_f32 = to_f32, .from_f32 = from_f32, .to_i8 = to_i8, .norm = norm, .act = act, .add = add,        \
+        .mul = mul, .gather = gather, .pool = pool, .unit = unit, .attention = attention, .scan_ge = scan_ge \
+    }
+
+#endif
