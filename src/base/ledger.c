@@ -1,0 +1,350 @@
+#include "cabe/ledger.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/registry.h"
+
+/*
+ * Holders are kept by (device, purpose, place) in an open-addressed table, at most half full. Places beyond
+ * PLACES_MAX are summed, by device and purpose, in a holder named OTHERS: the sums stay exact, only the names blur.
+ */
+#define TABLE_SIZE 1024u
+#define PLACES_MAX (TABLE_SIZE / 2)
+#define PLACE_BYTES sizeof(((struct cabe_ledger_holder *)0)->place)
+#define OTHERS "(others)"
+
+struct cabe_ledger {
+    pthread_mutex_t lock;
+    struct cabe_ledger_view now;
+    uint64_t beyond[CABE_DEVICES_MAX][CABE_N_PURPOSES]; /* held by places that the table had no room for */
+    size_t n_places;
+    struct cabe_ledger_holder table[TABLE_SIZE]; /* bytes 0: free */
+    struct cabe_registry *registry;              /* NULL: not shared */
+};
+
+const char *cabe_purpose_name(enum cabe_purpose purpose)
+{
+    static const char *const names[] = {
+#define X(symbol, name) name,
+        CABE_PURPOSE_MAP(X)
+#undef X
+    };
+
+    return (size_t)purpose < CABE_N_PURPOSES ? names[purpose] : "unknown";
+}
+
+static struct cabe_ledger_holder make_key(int device, enum cabe_purpose purpose, const char *place)
+{
+    struct cabe_ledger_holder key = {.device = device, .purpose = purpose};
+    size_t n = place ? strnlen(place, PLACE_BYTES) : 0;
+
+    if (n == PLACE_BYTES) { /* cut between two characters */
+        n--;
+        while (n > 0 && ((unsigned char)place[n] & 0xC0) == 0x80)
+            n--;
+    }
+    if (n > 0)
+        memcpy(key.place, place, n);
+    return key;
+}
+
+static size_t home_of(const struct cabe_ledger_holder *key)
+{
+    uint64_t words[PLACE_BYTES / 8];
+    uint64_t hash = (uint64_t)key->device * CABE_N_PURPOSES + (uint64_t)key->purpose;
+
+    memcpy(words, key->place, sizeof words);
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++) {
+        hash = (hash ^ words[i]) * UINT64_C(0x9E3779B97F4A7C15);
+        hash ^= hash >> 32;
+    }
+    return hash % TABLE_SIZE;
+}
+
+static int is_same(const struct cabe_ledger_holder *a, const struct cabe_ledger_holder *b)
+{
+    return a->device == b->device && a->purpose == b->purpose && memcmp(a->place, b->place, PLACE_BYTES) == 0;
+}
+
+/* The holder of `key`, or the free place where it would be. */
+static struct cabe_ledger_holder *find(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key)
+{
+    size_t at = home_of(key);
+
+    while (ledger->table[at].bytes > 0 && !is_same(&ledger->table[at], key))
+        at = (at + 1) % TABLE_SIZE;
+    return &ledger->table[at];
+}
+
+static void hold(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key, uint64_t bytes)
+{
+    struct cabe_ledger_holder *holder = find(ledger, key);
+
+    if (holder->bytes == 0) {
+        if (ledger->n_places == PLACES_MAX) {
+            ledger->beyond[key->device][key->purpose] += bytes;
+            return;
+        }
+        ledger->n_places++;
+        *holder = *key;
+    }
+    holder->bytes += bytes;
+}
+
+/* Frees a slot and moves back those that a search would no longer reach across it. */
+static void remove_holder(struct cabe_ledger *ledger, struct cabe_ledger_holder *holder)
+{
+    size_t hole = (size_t)(holder - ledger->table), at = hole;
+
+    ledger->n_places--;
+    for (;;) {
+        at = (at + 1) % TABLE_SIZE;
+        if (ledger->table[at].bytes == 0)
+            break;
+        if ((at - home_of(&ledger->table[at])) % TABLE_SIZE >= (at - hole) % TABLE_SIZE) {
+            ledger->table[hole] = ledger->table[at];
+            hole = at;
+        }
+    }
+    ledger->table[hole].bytes = 0;
+}
+
+static void let_go(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key, uint64_t bytes)
+{
+    struct cabe_ledger_holder *holder = find(ledger, key);
+    uint64_t here = bytes < holder->bytes ? bytes : holder->bytes;
+    uint64_t *beyond = &ledger->beyond[key->device][key->purpose];
+
+    if (here > 0) {
+        holder->bytes -= here;
+        if (holder->bytes == 0)
+            remove_holder(ledger, holder);
+    }
+    assert(bytes - here <= *beyond);
+    *beyond -= bytes - here < *beyond ? bytes - here : *beyond;
+}
+
+enum cabe_status cabe_ledger_open(struct cabe_ledger **out, const struct cabe_ledger_config *config,
+                                  struct cabe_error *err)
+{
+    struct cabe_ledger *ledger;
+
+    *out = NULL;
+    if (config->n_devices < 1 || config->n_devices > CABE_DEVICES_MAX)
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "ledger: %d devices, wanted 1 to %d", config->n_devices,
+                         CABE_DEVICES_MAX);
+    ledger = cabe_calloc(1, sizeof *ledger);
+    if (!ledger)
+        return cabe_fail(err, CABE_ERR_OOM, "ledger: %zu bytes", sizeof *ledger);
+    pthread_mutex_init(&ledger->lock, NULL); /* glibc: never fails */
+    ledger->now.n_devices = config->n_devices;
+    for (int d = 0; d < config->n_devices; d++)
+        ledger->now.device[d].budget_bytes = config->budget_bytes[d];
+    if (config->shared_dir)
+        ledger->registry = cabe_registry_open(config->shared_dir);
+    *out = ledger;
+    return CABE_OK;
+}
+
+void cabe_ledger_close(struct cabe_ledger *ledger)
+{
+    if (!ledger)
+        return;
+    cabe_registry_close(ledger->registry);
+    pthread_mutex_destroy(&ledger->lock);
+    cabe_free(ledger);
+}
+
+/* Under the lock. Changes nothing when there is no room. */
+static int take(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key, uint64_t bytes)
+{
+    struct cabe_ledger_view *now = &ledger->now;
+    uint64_t *used = &now->device[key->device].used_bytes;
+    uint64_t *purpose = &now->device[key->device].purpose_bytes[key->purpose];
+
+    if (bytes > now->device[key->device].budget_bytes - *used)
+        return -1;
+    *used += bytes;
+    *purpose += bytes;
+    if (*used > now->device[key->device].high_bytes)
+        now->device[key->device].high_bytes = *used;
+    if (*purpose > now->device[key->device].purpose_high_bytes[key->purpose])
+        now->device[key->device].purpose_high_bytes[key->purpose] = *purpose;
+    if (bytes > 0)
+        hold(ledger, key, bytes);
+    cabe_registry_publish(ledger->registry, key->device, *used);
+    return 0;
+}
+
+/* What fills the device, for the message: the three purposes with most bytes. */
+static void name_purposes(char *out, size_t room, const struct cabe_ledger_view *view, int device)
+{
+    uint64_t left[CABE_N_PURPOSES];
+    size_t n = 0;
+
+    memcpy(left, view->device[device].purpose_bytes, sizeof left);
+    out[0] = '\0';
+    for (int i = 0; i < 3; i++) {
+        int most = 0;
+
+        for (int p = 1; p < CABE_N_PURPOSES; p++)
+            if (left[p] > left[most])
+                most = p;
+        if (left[most] == 0)
+            break;
+        n += (size_t)snprintf(out + n, room - n, "%s%s %llu", i == 0 ? ": " : ", ",
+                              cabe_purpose_name((enum cabe_purpose)most), (unsigned long long)left[most]);
+        left[most] = 0;
+    }
+}
+
+static enum cabe_status refuse(const struct cabe_ledger_view *view, const struct cabe_ledger_holder *key,
+                               uint64_t bytes, struct cabe_error *err)
+{
+    uint64_t budget = view->device[key->device].budget_bytes, used = view->device[key->device].used_bytes;
+    uint64_t missing = bytes - (budget - used);
+    char device[24] = "host", purposes[160];
+
+    if (!err)
+        return CABE_ERR_BUDGET;
+    if (key->device != CABE_HOST)
+        snprintf(device, sizeof device, "device %d", key->device);
+    name_purposes(purposes, sizeof purposes, view, key->device);
+    cabe_fail(err, CABE_ERR_BUDGET,
+              "%s: %s asks for %llu bytes of %s memory; the budget is %llu, in use are %llu%s; %llu bytes are missing",
+              key->place, cabe_purpose_name(key->purpose), (unsigned long long)bytes, device,
+              (unsigned long long)budget, (unsigned long long)used, purposes, (unsigned long long)missing);
+    err->missing_bytes = missing;
+    return CABE_ERR_BUDGET;
+}
+
+static int is_account(const struct cabe_ledger *ledger, int device, enum cabe_purpose purpose)
+{
+    return device >= 0 && device < ledger->now.n_devices && (size_t)purpose < CABE_N_PURPOSES;
+}
+
+enum cabe_status cabe_ledger_reserve(struct cabe_ledger *ledger, int device, enum cabe_purpose purpose,
+                                     uint64_t bytes, const char *place, struct cabe_error *err)
+{
+    struct cabe_ledger_holder key = make_key(device, purpose, place);
+    struct cabe_ledger_view view;
+
+    if (!is_account(ledger, device, purpose))
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: no account for device %d of %d, purpose %d", key.place, device,
+                         ledger->now.n_devices, (int)purpose);
+    pthread_mutex_lock(&ledger->lock);
+    if (take(ledger, &key, bytes) == 0) {
+        pthread_mutex_unlock(&ledger->lock);
+        return CABE_OK;
+    }
+    ledger->now.n_refused++;
+    view = ledger->now;
+    pthread_mutex_unlock(&ledger->lock);
+    return refuse(&view, &key, bytes, err);
+}
+
+void cabe_ledger_release(struct cabe_ledger *ledger, int device, enum cabe_purpose purpose, uint64_t bytes,
+                         const char *place)
+{
+    struct cabe_ledger_holder key = make_key(device, purpose, place);
+    uint64_t *purpose_bytes;
+
+    assert(is_account(ledger, device, purpose));
+    if (bytes == 0 || !is_account(ledger, device, purpose))
+        return;
+    pthread_mutex_lock(&ledger->lock);
+    purpose_bytes = &ledger->now.device[device].purpose_bytes[purpose];
+    assert(bytes <= *purpose_bytes);
+    if (bytes > *purpose_bytes) /* without asserts: the account ends at nothing rather than at 2^64 */
+        bytes = *purpose_bytes;
+    *purpose_bytes -= bytes;
+    ledger->now.device[device].used_bytes -= bytes;
+    let_go(ledger, &key, bytes);
+    cabe_registry_publish(ledger->registry, device, ledger->now.device[device].used_bytes);
+    pthread_mutex_unlock(&ledger->lock);
+}
+
+/* The lock is not part of what a reader is promised not to change. */
+static struct cabe_ledger *locked(const struct cabe_ledger *ledger)
+{
+    struct cabe_ledger *writable = (struct cabe_ledger *)(uintptr_t)ledger;
+
+    pthread_mutex_lock(&writable->lock);
+    return writable;
+}
+
+void cabe_ledger_read(const struct cabe_ledger *ledger, struct cabe_ledger_view *view)
+{
+    struct cabe_ledger *l = locked(ledger);
+    uint64_t others[CABE_DEVICES_MAX] = {0};
+
+    *view = l->now;
+    pthread_mutex_unlock(&l->lock);
+    cabe_registry_others(ledger->registry, others);
+    for (int d = 0; d < view->n_devices; d++)
+        view->device[d].others_bytes = others[d];
+}
+
+uint64_t cabe_ledger_free_bytes(const struct cabe_ledger *ledger, int device)
+{
+    struct cabe_ledger *l;
+    uint64_t bytes;
+
+    if (!is_account(ledger, device, CABE_PURPOSE_PROCESS))
+        return 0;
+    l = locked(ledger);
+    bytes = l->now.device[device].budget_bytes - l->now.device[device].used_bytes;
+    pthread_mutex_unlock(&l->lock);
+    return bytes;
+}
+
+void cabe_ledger_mark(struct cabe_ledger *ledger)
+{
+    pthread_mutex_lock(&ledger->lock);
+    for (int d = 0; d < ledger->now.n_devices; d++) {
+        ledger->now.device[d].high_bytes = ledger->now.device[d].used_bytes;
+        memcpy(ledger->now.device[d].purpose_high_bytes, ledger->now.device[d].purpose_bytes,
+               sizeof ledger->now.device[d].purpose_bytes);
+    }
+    pthread_mutex_unlock(&ledger->lock);
+}
+
+/* Keeps out[0..n) the largest seen so far, largest first; of equals, the first seen. */
+static size_t insert_top(struct cabe_ledger_holder *out, size_t n, size_t n_max,
+                         const struct cabe_ledger_holder *holder)
+{
+    size_t at = n;
+
+    while (at > 0 && out[at - 1].bytes < holder->bytes)
+        at--;
+    if (at == n_max)
+        return n;
+    if (n < n_max)
+        n++;
+    memmove(out + at + 1, out + at, (n - 1 - at) * sizeof *out);
+    out[at] = *holder;
+    return n;
+}
+
+size_t cabe_ledger_top(const struct cabe_ledger *ledger, struct cabe_ledger_holder *out, size_t n_max)
+{
+    struct cabe_ledger *l = locked(ledger);
+    size_t n = 0;
+
+    for (size_t i = 0; i < TABLE_SIZE; i++)
+        if (l->table[i].bytes > 0)
+            n = insert_top(out, n, n_max, &l->table[i]);
+    for (int d = 0; d < l->now.n_devices; d++)
+        for (int p = 0; p < CABE_N_PURPOSES; p++) {
+            struct cabe_ledger_holder rest = {OTHERS, d, (enum cabe_purpose)p, l->beyond[d][p]};
+
+            if (rest.bytes > 0)
+                n = insert_top(out, n, n_max, &rest);
+        }
+    pthread_mutex_unlock(&l->lock);
+    return n;
+}
