@@ -70,11 +70,13 @@ SIMD void score_pair(const struct head *h, const struct tile *tile, const float 
     const float *k = h->keys + g;
     vf s[ROWS][2];
 
+#pragma GCC unroll 4
     for (int r = 0; r < ROWS; r++)
         s[r][0] = s[r][1] = v_zero();
     for (int64_t d = 0; d < h->dim; d++, k += tile->width) {
         vf k0 = v_load(k), k1 = v_load(k + LANES);
 
+#pragma GCC unroll 4
         for (int r = 0; r < ROWS; r++) {
             vf x = v_set(q[r][d]);
 
@@ -82,7 +84,9 @@ SIMD void score_pair(const struct head *h, const struct tile *tile, const float 
             s[r][1] = v_fma(x, k1, s[r][1]);
         }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 4
         for (int half = 0; half < 2; half++) {
             int64_t left = n_keys[r] - g - half * LANES;
             vf y = v_mul(s[r][half], v_set(h->scale));
@@ -132,6 +136,7 @@ SIMD void mix(const struct head *h, const struct tile *tile, int64_t n_keys, con
     const float *v = h->v + tile->first * h->stride + d, *w = h->weights;
     vf s[ROWS][2];
 
+#pragma GCC unroll 4
     for (int r = 0; r < ROWS; r++)
         if (tile->first) {
             s[r][0] = v_mul(v_load_n(out[r] + d, n0), v_set(shrink[r]));
@@ -142,6 +147,7 @@ SIMD void mix(const struct head *h, const struct tile *tile, int64_t n_keys, con
     for (int64_t j = 0; j < n_keys; j++, v += h->stride) {
         vf v0 = whole ? v_load(v) : v_load_n(v, n0), v1 = whole ? v_load(v + LANES) : v_load_n(v + n0, n1);
 
+#pragma GCC unroll 4
         for (int r = 0; r < ROWS; r++) {
             vf x = v_set(w[r * ATTENTION_KEYS + j]);
 
@@ -149,6 +155,7 @@ SIMD void mix(const struct head *h, const struct tile *tile, int64_t n_keys, con
             s[r][1] = v_fma(x, v1, s[r][1]);
         }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < ROWS; r++) {
         v_store_n(out[r] + d, v_mul(s[r][0], v_set(finish[r])), n0);
         v_store_n(out[r] + d + n0, v_mul(s[r][1], v_set(finish[r])), n1);

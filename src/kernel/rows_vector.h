@@ -169,6 +169,7 @@ SIMD float row_sum(const float *x, int64_t c, int squared, float mean)
     int64_t i = 0;
 
     for (; i + 4 * LANES <= c; i += 4 * LANES)
+#pragma GCC unroll 4
         for (int a = 0; a < 4; a++) {
             d = v_sub(v_load(x + i + a * LANES), m);
             s[a] = squared ? v_fma(d, d, s[a]) : v_add(s[a], d);
@@ -360,6 +361,7 @@ static void unit(float eps, const float *x, float *out, int64_t c, int64_t begin
         vf inverse;
 
         for (; i + 8 <= c; i += 8) /* in double: squares of small floats would vanish */
+#pragma GCC unroll 8
             for (int a = 0; a < 8; a++)
                 sums[a] += (double)row[i + a] * (double)row[i + a];
         for (; i < c; i++)
