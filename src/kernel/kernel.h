@@ -31,8 +31,14 @@ int cabe_level_here(enum cabe_level level);
 /* The table of a level; NULL where cabe_level_here() is 0. */
 const struct cabe_kernels *cabe_kernels_at(enum cabe_level level);
 /*
+ * Whether the level's kernels agree with scalar on small shapes, here and now: 1 or 0 (also where the level is not
+ * here). Under 50 ms; 768 KiB of heap while it runs, 0 where that is refused.
+ */
+int cabe_kernels_selftest(enum cabe_level level);
+/*
  * The table for this machine: the level that CABE_CPU names (an unknown name, or one that this CPU lacks, is
- * CABE_ERR_ARGUMENT), else the best one here that has passed the kernel driver on real silicon.
+ * CABE_ERR_ARGUMENT), else the best one here that has passed the kernel driver on real silicon. A level that never
+ * has is taken only after its self-test has passed on this very CPU; that runs once in a process. Thread: any.
  */
 CABE_CHECKED enum cabe_status cabe_kernels_choose(const struct cabe_kernels **out, struct cabe_error *err);
 

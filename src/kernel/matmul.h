@@ -5,7 +5,8 @@
  * k in one order, whatever t and the partition, so one row and many rows agree to the bit.
  *
  * Precision HIGH: activations f32, weights widened to f32 in cache. INT8: activations quantised per row and block,
- * products in integers, scales applied per block.
+ * products in integers, scales applied per block; it concerns I8, Q8_0 and Q4_0 weights, others are always HIGH.
+ * Every CPU level gives the same bits, the activation function aside (rows.h).
  *
  * Packing is done once, when a model is fitted, a run of panels at a time, so that a conversion needs little memory.
  */
@@ -36,7 +37,8 @@ struct cabe_matmul { /* one product */
 
 /* Micro-kernels of a level; the owner of kernel/matmul.c decides what is in here. */
 struct cabe_matmul_kernels {
-    const struct cabe_matmul_level *level;
+    const struct cabe_matmul_floats *floats;
+    const struct cabe_matmul_ints *ints;
 };
 
 /* Bytes of scratch that one member needs for any product with t <= t_max, k <= k_max, aligned to 64. */

@@ -1,0 +1,227 @@
+/*
+ * The driver: tiles of rows and panels, scratch, and what happens to a finished tile.
+ *
+ * A tile is a block of rows, small enough that its activations stay in L2, times a group of panels. Tiles are
+ * numbered with the groups of one block of rows side by side, so that a member that takes neighbours reuses them.
+ */
+#include "kernel/matmul.h"
+
+#include <assert.h>
+#include <stddef.h>
+
+#include "kernel/kernel.h"
+#include "kernel/matmul_level.h"
+
+#define L2_SHARE (192 * 1024) /* of activations in a tile; the smallest L2 met has 256 KiB */
+#define TILE_OPS 6e6          /* multiply-adds count two; about 0.1 ms, so that the last tile of a member is short */
+#define TILES_MIN 16          /* few rows: still enough tiles for the members */
+#define ROWS_STEP 12          /* a multiple of what every level takes at once */
+#define FEW_ROWS 4
+
+struct plan {
+    int64_t rows, n_row_blocks;  /* rows of a tile; the last block may have fewer */
+    int64_t panels, n_groups;    /* panels of a tile; the last group may have fewer */
+    int64_t n_panels;
+};
+
+struct scratch {
+    float *acc;      /* [CABE_MATMUL_PANELS_MAX][rows][16] */
+    float *wide;     /* [CABE_MATMUL_PANELS_MAX][CABE_MATMUL_CHUNK][16] */
+    uint8_t *unpack; /* the same bytes: a product uses one of the two */
+};
+
+static int is_quantised(enum cabe_dtype dtype)
+{
+    return dtype == CABE_I8 || dtype == CABE_Q8_0 || dtype == CABE_Q4_0;
+}
+
+static int in_integers(const struct cabe_matmul *mm)
+{
+    return mm->precision == CABE_PRECISION_INT8 && is_quantised(mm->dtype);
+}
+
+static int64_t up(int64_t value, int64_t step)
+{
+    return (value + step - 1) / step;
+}
+
+static int64_t clamp(int64_t value, int64_t least, int64_t most)
+{
+    return value < least ? least : value > most ? most : value;
+}
+
+/* Panels of one call. */
+static int64_t step_of(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
+{
+    const struct cabe_matmul_floats *floats = kernels->matmul.floats;
+    const struct cabe_matmul_ints *ints = kernels->matmul.ints;
+
+    if (in_integers(mm))
+        return mm->t <= FEW_ROWS ? ints->panels_few : ints->panels_many;
+    return mm->t <= FEW_ROWS ? floats->panels_few : floats->panels_many;
+}
+
+static struct plan plan_of(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
+{
+    int64_t row_bytes = mm->k * (in_integers(mm) ? 1 : (int64_t)sizeof(float)) + 1;
+    int64_t most = clamp(L2_SHARE / row_bytes / ROWS_STEP * ROWS_STEP, ROWS_STEP, CABE_MATMUL_ROWS_MAX);
+    struct plan plan = {.n_panels = up(mm->n, CABE_PANEL)};
+    int64_t step = step_of(kernels, mm);
+    double panel_ops;
+
+    if (mm->t == 0 || mm->n == 0)
+        return plan;
+    plan.rows = clamp(up(up(mm->t, up(mm->t, most)), ROWS_STEP) * ROWS_STEP, ROWS_STEP, most);
+    plan.n_row_blocks = up(mm->t, plan.rows);
+    panel_ops = 2.0 * CABE_PANEL * (double)mm->k * (double)(mm->t < plan.rows ? mm->t : plan.rows) + 1;
+    plan.panels = panel_ops * (double)plan.n_panels < TILE_OPS ? plan.n_panels : (int64_t)(TILE_OPS / panel_ops);
+    if (plan.n_row_blocks < TILES_MIN)
+        plan.panels = clamp(plan.panels, 1, up(plan.n_panels, up(TILES_MIN, plan.n_row_blocks)));
+    plan.panels = up(clamp(plan.panels, 1, plan.n_panels), step) * step;
+    plan.n_groups = up(plan.n_panels, plan.panels);
+    return plan;
+}
+
+uint64_t cabe_matmul_scratch_bytes(const struct cabe_kernels *kernels, int64_t t_max, int64_t k_max)
+{
+    (void)kernels;
+    (void)t_max;
+    (void)k_max;
+    return (uint64_t)CABE_MATMUL_PANELS_MAX * CABE_PANEL * sizeof(float) *
+           (CABE_MATMUL_ROWS_MAX + CABE_MATMUL_CHUNK);
+}
+
+static struct scratch scratch_in(void *scratch)
+{
+    struct scratch s = {.acc = scratch};
+
+    s.wide = s.acc + (int64_t)CABE_MATMUL_PANELS_MAX * CABE_MATMUL_ROWS_MAX * CABE_PANEL;
+    s.unpack = (uint8_t *)s.wide;
+    return s;
+}
+
+uint64_t cabe_matmul_shared_bytes(const struct cabe_kernels *kernels, int64_t t_max, int64_t k_max)
+{
+    uint64_t blocks32 = cabe_record_bytes(CABE_Q8_0, k_max), i8 = cabe_record_bytes(CABE_I8, k_max);
+
+    (void)kernels;
+    return (uint64_t)t_max * (blocks32 > i8 ? blocks32 : i8);
+}
+
+void cabe_matmul_prepare(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, void *shared,
+                         int64_t row_begin, int64_t row_end)
+{
+    uint64_t record = cabe_record_bytes(mm->dtype, mm->k);
+
+    if (!in_integers(mm))
+        return;
+    for (int64_t r = row_begin; r < row_end; r++)
+        kernels->matmul.ints->quantise(mm->dtype, mm->x + r * mm->x_stride, mm->k,
+                                        (uint8_t *)shared + (uint64_t)r * record);
+}
+
+int64_t cabe_matmul_tiles(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
+{
+    struct plan plan = plan_of(kernels, mm);
+
+    return plan.n_row_blocks * plan.n_groups;
+}
+
+/* acc = the sums of `rows` rows from `row` with n_panels panels from `panel`. */
+static void sum_high(const struct cabe_matmul_floats *level, const struct cabe_matmul *mm, const struct scratch *s,
+                     int64_t row, int64_t rows, int64_t panel, int64_t n_panels)
+{
+    const uint64_t panel_bytes = cabe_panel_bytes(mm->dtype, mm->k);
+    const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)panel * panel_bytes;
+    int64_t k = 0;
+
+    do { /* once even when there are no inputs */
+        int64_t n = clamp(mm->k - k, 0, CABE_MATMUL_CHUNK), stride = CABE_MATMUL_CHUNK * CABE_PANEL;
+        const float *wide = s->wide;
+
+        if (mm->dtype == CABE_F32) {
+            wide = (const float *)(const void *)w + k * CABE_PANEL;
+            stride = (int64_t)(panel_bytes / sizeof(float));
+        } else {
+            for (int64_t p = 0; p < n_panels; p++)
+                level->widen(mm->dtype, w + (uint64_t)p * panel_bytes, mm->k, k, k + n, s->wide + p * stride);
+        }
+        level->f32(mm->x + row * mm->x_stride + k, mm->x_stride, rows, wide, stride, n_panels, n, s->acc, k == 0);
+        k += CABE_MATMUL_CHUNK;
+    } while (k < mm->k);
+}
+
+/* The outputs of the last panel that exist. */
+static void store_few(const struct cabe_matmul *mm, const float *acc, int64_t rows, int64_t n, const float *bias,
+                      const float *residual, float *out)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t j = 0; j < n; j++) {
+            float value = acc[r * CABE_PANEL + j];
+
+            if (bias)
+                value += bias[j];
+            if (residual)
+                value += residual[r * mm->out_stride + j];
+            out[r * mm->out_stride + j] = value;
+        }
+}
+
+static void finish(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, float *acc, int64_t row,
+                   int64_t rows, int64_t panel)
+{
+    const struct cabe_matmul_floats *level = kernels->matmul.floats;
+    int64_t column = panel * CABE_PANEL, n = clamp(mm->n - column, 0, CABE_PANEL);
+    const float *bias = mm->bias ? mm->bias + column : NULL;
+    const float *residual = mm->residual ? mm->residual + row * mm->out_stride + column : NULL;
+    float *out = mm->out + row * mm->out_stride + column;
+
+    if (mm->act != CABE_ACT_NONE) {
+        float some[CABE_PANEL] = {0};
+
+        for (int64_t j = 0; bias && j < n; j++)
+            some[j] = bias[j];
+        if (bias)
+            level->store(acc, rows, some, NULL, acc, CABE_PANEL);
+        kernels->row.act(mm->act, acc, acc, rows * CABE_PANEL);
+        bias = NULL;
+    }
+    if (n == CABE_PANEL)
+        level->store(acc, rows, bias, residual, out, mm->out_stride);
+    else
+        store_few(mm, acc, rows, n, bias, residual, out);
+}
+
+static void run_tile(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const struct plan *plan,
+                     const uint8_t *records, const struct scratch *s, int64_t tile)
+{
+    int64_t row = tile / plan->n_groups * plan->rows, rows = clamp(mm->t - row, 0, plan->rows);
+    int64_t panel = tile % plan->n_groups * plan->panels;
+    int64_t end = clamp(panel + plan->panels, 0, plan->n_panels);
+    int64_t step = step_of(kernels, mm);
+
+    for (; panel < end; panel += step) {
+        int64_t n = clamp(end - panel, 0, step);
+
+        if (in_integers(mm))
+            kernels->matmul.ints->dot(
+                mm->dtype, records + (uint64_t)row * cabe_record_bytes(mm->dtype, mm->k), rows,
+                (const uint8_t *)mm->w + (uint64_t)panel * cabe_panel_bytes(mm->dtype, mm->k), n, mm->k, s->acc,
+                s->unpack);
+        else
+            sum_high(kernels->matmul.floats, mm, s, row, rows, panel, n);
+        for (int64_t p = 0; p < n; p++)
+            finish(kernels, mm, s->acc + p * rows * CABE_PANEL, row, rows, panel + p);
+    }
+}
+
+void cabe_matmul_run(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const void *shared,
+                     void *scratch, int64_t tile_begin, int64_t tile_end)
+{
+    struct plan plan = plan_of(kernels, mm);
+    struct scratch s = scratch_in(scratch);
+
+    assert(cabe_packed_ok(mm->dtype, CABE_PANELS, mm->n, mm->k));
+    for (int64_t tile = tile_begin; tile < tile_end; tile++)
+        run_tile(kernels, mm, &plan, shared, &s, tile);
+}

@@ -1,0 +1,91 @@
+/*
+ * What one CPU level gives the driver of matrix products, and how quantised activations lie in memory.
+ *
+ * The driver (matmul.c) walks tiles; a level works on `rows` rows of activations and `n_panels` panels that follow
+ * each other, and leaves f32 sums in acc [n_panels][rows][16]. Scalar is the specification; every entry of every
+ * other level gives the same bits, because an output is one chain of operations in ascending k:
+ *
+ *   f32       acc = fma(x[k], w[k], acc), one k after another.
+ *   I8        per block of CABE_I8_BLOCK: s = sum(q w) - zero * sum(w) in integers, acc = fma(s, scale_a * scale_w, acc).
+ *   Q8_0      per block of 32: s = sum(a q) in integers, acc = fma(s, scale_a * scale_w, acc).
+ *   Q4_0      likewise, s = sum(a u) - 8 sum(a).
+ *
+ * A record is one quantised row of activations: the quants, k rounded up to 32, zeros past k; then, from the next
+ * multiple of 64, one struct cabe_matmul_meta a block.
+ *   For I8: unsigned 0..127 with a zero point; (q - zero) * scale. The range always includes 0.
+ *   For Q8_0 and Q4_0: signed -127..127 per block of 32; q * scale.
+ */
+#ifndef CABE_KERNEL_MATMUL_LEVEL_H
+#define CABE_KERNEL_MATMUL_LEVEL_H
+
+#include <stdint.h>
+
+#include "kernel/levels.h"
+#include "tensor/packed.h"
+
+#define CABE_MATMUL_CHUNK 384   /* inputs widened at a time; a multiple of every block */
+#define CABE_MATMUL_ROWS_MAX 192 /* rows of a tile */
+#define CABE_MATMUL_PANELS_MAX 4 /* panels of one call */
+/* Bytes that dot() may use: a block of quants of every panel, unpacked. */
+#define CABE_MATMUL_UNPACK_BYTES ((uint64_t)CABE_MATMUL_PANELS_MAX * CABE_PANEL * CABE_MATMUL_CHUNK)
+
+#define CABE_A8_TINY 0x1p-100f /* a block whose range is below counts as zeros: 127 / range stays finite */
+
+struct cabe_matmul_meta {
+    float scale;
+    int32_t offset; /* I8: the zero point; Q8_0, Q4_0: the sum of the block's quants */
+};
+
+/* Precision HIGH. */
+struct cabe_matmul_floats {
+    /* w: f32 [k][16] panels, w_stride floats apart. `first`: start from zero; else go on from acc. */
+    void (*f32)(const float *x, int64_t x_stride, int64_t rows, const float *w, int64_t w_stride, int64_t n_panels,
+                int64_t k, float *acc, int first);
+    /* Inputs [begin, end) of a panel to f32 [end - begin][16]; begin is a multiple of CABE_MATMUL_CHUNK. */
+    void (*widen)(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64_t begin, int64_t end, float *out);
+    /* out = acc + bias + residual for 16 outputs; bias, residual may be NULL; residual rows are out_stride apart. */
+    void (*store)(const float *acc, int64_t rows, const float *bias, const float *residual, float *out,
+                  int64_t out_stride);
+    int panels_many, panels_few; /* panels that one call takes best with many rows, and with up to four */
+};
+
+/* Precision INT8. */
+struct cabe_matmul_ints {
+    /* One row of activations to a record for weights of `dtype`. */
+    void (*quantise)(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *record);
+    /* Products of records with panels of I8, Q8_0, Q4_0. unpack: CABE_MATMUL_UNPACK_BYTES, aligned to 64. */
+    void (*dot)(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panels, int64_t n_panels,
+                int64_t k, float *acc, uint8_t *unpack);
+    int panels_many, panels_few;
+};
+
+extern const struct cabe_matmul_floats cabe_matmul_floats_scalar;
+extern const struct cabe_matmul_ints cabe_matmul_ints_scalar;
+#if CABE_HAVE_X86
+extern const struct cabe_matmul_floats cabe_matmul_floats_avx2; /* AVX2, FMA, F16C */
+#endif
+
+static inline int64_t cabe_a8_block(enum cabe_dtype dtype)
+{
+    return dtype == CABE_I8 ? CABE_I8_BLOCK : 32;
+}
+
+/* Quants of a record, and where its meta begins. */
+static inline int64_t cabe_record_k(int64_t k)
+{
+    return (k + 31) / 32 * 32;
+}
+
+static inline uint64_t cabe_record_meta(int64_t k)
+{
+    return (uint64_t)(k + 63) / 64 * 64;
+}
+
+static inline uint64_t cabe_record_bytes(enum cabe_dtype dtype, int64_t k)
+{
+    uint64_t blocks = (uint64_t)((k + cabe_a8_block(dtype) - 1) / cabe_a8_block(dtype));
+
+    return cabe_record_meta(k) + (blocks * sizeof(struct cabe_matmul_meta) + 63) / 64 * 64;
+}
+
+#endif

@@ -1,0 +1,157 @@
+/* A level against scalar on this very CPU, quickly: every entry, small shapes, tails. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "kernel/kernel.h"
+#include "kernel/matmul_level.h"
+
+#define T 19
+#define N 40
+#define K 448
+#define BYTES (768u * 1024u)
+
+struct room { /* places in one aligned block */
+    float *x, *weights, *a, *b;
+    uint8_t *panels, *scratch, *shared;
+};
+
+static struct room room_in(uint8_t *at)
+{
+    struct room room;
+
+    room.x = (float *)(void *)at;
+    room.weights = room.x + T * K;
+    room.a = room.weights + N * K;
+    room.b = room.a + T * K;
+    room.panels = (uint8_t *)(room.b + T * K);
+    room.shared = room.panels + 48 * K * 4;
+    room.scratch = room.shared + 64 * 1024;
+    return room;
+}
+
+static void fill(float *x, int64_t n, uint32_t seed)
+{
+    for (int64_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        x[i] = (float)(int32_t)(seed >> 8) * 0x1p-23f - 1.0f;
+    }
+}
+
+static int close_to(const float *a, const float *b, int64_t n, float bound)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabsf(a[i] - b[i]) <= bound * (1.0f + fabsf(b[i]))))
+            return 0;
+    return 1;
+}
+
+static void product(const struct cabe_kernels *kernels, const struct room *room, enum cabe_dtype dtype,
+                    enum cabe_precision precision, float *out)
+{
+    const struct cabe_matmul mm = {.w = room->panels,
+                                   .dtype = dtype,
+                                   .n = N,
+                                   .k = K,
+                                   .x = room->x,
+                                   .t = T,
+                                   .x_stride = K,
+                                   .out = out,
+                                   .out_stride = N,
+                                   .bias = room->weights,
+                                   .residual = room->x,
+                                   .precision = precision};
+
+    cabe_matmul_prepare(kernels, &mm, room->shared, 0, T);
+    cabe_matmul_run(kernels, &mm, room->shared, room->scratch, 0, cabe_matmul_tiles(kernels, &mm));
+}
+
+static int products_agree(const struct cabe_kernels *kernels, const struct cabe_kernels *scalar, struct room *room)
+{
+    static const enum cabe_dtype dtypes[] = {CABE_F32, CABE_F16, CABE_BF16, CABE_I8, CABE_Q8_0, CABE_Q4_0};
+
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++)
+        for (int precision = 0; precision < 2; precision++) {
+            if (cabe_matmul_pack(CABE_F32, room->weights, N, dtypes[i], K, 0, 3, room->scratch, room->panels, NULL) !=
+                CABE_OK)
+                return 0;
+            product(kernels, room, dtypes[i], (enum cabe_precision)precision, room->a);
+            product(scalar, room, dtypes[i], (enum cabe_precision)precision, room->b);
+            if (memcmp(room->a, room->b, sizeof(float) * T * N) != 0)
+                return 0;
+        }
+    return 1;
+}
+
+static int conversions_agree(const struct cabe_row_kernels *row, const struct cabe_row_kernels *scalar,
+                             struct room *room)
+{
+    static const enum cabe_dtype dtypes[] = {CABE_F16, CABE_BF16, CABE_Q8_0, CABE_Q4_0};
+    uint8_t *second = room->panels + K * 4;
+
+    for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
+        row->from_f32(dtypes[i], room->x, room->panels, K);
+        scalar->from_f32(dtypes[i], room->x, second, K);
+        row->to_f32(dtypes[i], second, room->a, K);
+        scalar->to_f32(dtypes[i], second, room->b, K);
+        if (memcmp(room->panels, second, (size_t)cabe_dtype_bytes(dtypes[i], K)) != 0 ||
+            memcmp(room->a, room->b, sizeof(float) * K) != 0)
+            return 0;
+    }
+    return 1;
+}
+
+static int rows_agree(const struct cabe_row_kernels *row, const struct cabe_row_kernels *scalar, struct room *room)
+{
+    static const int32_t offsets[] = {0, 7, 7, T};
+    const int64_t c = K - 3;
+
+    for (int act = CABE_ACT_NONE; act <= CABE_ACT_TANH; act++) {
+        row->act((enum cabe_act)act, room->x, room->a, T * K - 3);
+        scalar->act((enum cabe_act)act, room->x, room->b, T * K - 3);
+        if (!close_to(room->a, room->b, T * K - 3, 4e-6f))
+            return 0;
+    }
+    for (int norm = CABE_NORM_LAYER; norm <= CABE_NORM_RMS; norm++) {
+        row->norm((enum cabe_norm)norm, 1e-5f, room->x, room->weights, room->weights, NULL, room->a, c, 0, T);
+        scalar->norm((enum cabe_norm)norm, 1e-5f, room->x, room->weights, room->weights, NULL, room->b, c, 0, T);
+        if (!close_to(room->a, room->b, T * c, 1e-5f))
+            return 0;
+    }
+    for (int pool = CABE_POOL_MEAN; pool <= CABE_POOL_LAST; pool++) {
+        row->pool((enum cabe_pool)pool, room->x, offsets, NULL, c, room->a, 0, 3);
+        scalar->pool((enum cabe_pool)pool, room->x, offsets, NULL, c, room->b, 0, 3);
+        if (!close_to(room->a, room->b, 3 * c, 1e-5f))
+            return 0;
+    }
+    for (int mask = CABE_MASK_NONE; mask <= CABE_MASK_CAUSAL; mask++) {
+        row->attention(room->x, room->x + 32, room->x + 64, K, T, 32, 0.2f, (enum cabe_mask)mask, room->a, 32,
+                       room->scratch);
+        scalar->attention(room->x, room->x + 32, room->x + 64, K, T, 32, 0.2f, (enum cabe_mask)mask, room->b, 32,
+                          room->scratch);
+        if (!close_to(room->a, room->b, T * 32, 1e-5f))
+            return 0;
+    }
+    return conversions_agree(row, scalar, room);
+}
+
+int cabe_kernels_selftest(enum cabe_level level)
+{
+    const struct cabe_kernels *kernels = cabe_kernels_at(level), *scalar = cabe_kernels_at(CABE_LEVEL_SCALAR);
+    uint8_t *block;
+    struct room room;
+    int agree;
+
+    if (!kernels)
+        return 0;
+    block = cabe_malloc(BYTES + 64);
+    if (!block)
+        return 0;
+    room = room_in(block + (64 - (uintptr_t)block % 64) % 64);
+    fill(room.x, T * K, 1);
+    fill(room.weights, N * K, 2);
+    agree = products_agree(kernels, scalar, &room) && rows_agree(&kernels->row, &scalar->row, &room);
+    cabe_free(block);
+    return agree;
+}

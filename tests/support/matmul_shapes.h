@@ -1,0 +1,23 @@
+/* Shapes of matrix products, for the kernel driver (matmul_test.c) and the bench (matmul_bench.c). */
+#ifndef CABE_TESTS_MATMUL_SHAPES_H
+#define CABE_TESTS_MATMUL_SHAPES_H
+
+#include <stdint.h>
+
+#include "tensor/dtype.h"
+
+/* What a product can meet: no row, one, a tile and one less and more, many; the same of outputs; odd k. */
+static const int64_t matmul_t[] = {0, 1, 2, 3, 4, 5, 6, 7, 11, 13, 64, 100};
+static const int64_t matmul_n[] = {1, 15, 16, 17, 48, 384};
+static const int64_t matmul_k[] = {0, 1, 7, 32, 33, 64, 96, 160, 384, 400, 1536};
+
+static const enum cabe_dtype matmul_dtypes[] = {CABE_F32, CABE_F16, CABE_BF16, CABE_I8, CABE_Q8_0, CABE_Q4_0};
+
+/* all-MiniLM-L6-v2: query, key and value; attention output; up; down. */
+static const struct {
+    int64_t k, n;
+} matmul_minilm[] = {{384, 1152}, {384, 384}, {384, 1536}, {1536, 384}};
+
+#define COUNT_OF(array) (sizeof(array) / sizeof(array)[0])
+
+#endif
