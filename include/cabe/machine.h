@@ -100,6 +100,7 @@ struct cabe_cpu {
     uint32_t simd;         /* CABE_SIMD_BIT()s */
     double mhz;            /* highest known; 0: not known */
     uint64_t l1d_bytes, l2_bytes, l3_bytes; /* of the first CPU, as one core sees them; 0: not known */
+    int n_l3;                               /* L3 caches on the host; 0: not known */
     double load_1m;                         /* runnable tasks, mean of a minute; -1: not known */
 };
 

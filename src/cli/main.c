@@ -6,6 +6,7 @@
 
 /* In the order of the help; ends with NULL. */
 static const struct cabe_command *const commands[] = {
+    &cabe_cmd_machine,
     NULL,
 };
 
