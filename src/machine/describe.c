@@ -252,10 +252,14 @@ static enum cabe_status take_memory(struct draft *draft, const struct part *part
 
 static enum cabe_status take_cores(struct draft *draft, const struct part *part)
 {
+    static const char words[] = "cores core threads thread logical physical cpus cpu vcpus vcpu";
     double value = part->token[0].value;
     int logical = find(part, "threads thread logical cpus cpu vcpus vcpu") >= 0;
     int *into = logical && find(part, "physical") < 0 ? &draft->threads : &draft->cores;
 
+    for (int i = 1; i < part->n_tokens; i++)
+        if (!one_of(word_at(part, i), words))
+            return refuse(draft, part, "one thing a part; separate them with commas, like \"8 cores, 16 GB\"");
     if (value < 1 || value > 4096 || value != (double)(int)value)
         return refuse(draft, part, "cores and threads are whole numbers from 1 to 4096");
     if (*into)
@@ -290,10 +294,9 @@ static int take_rate(struct draft *draft, const struct part *part)
     double value = part->token[0].value;
     int arith = one_of(unit, "gop/s gops top/s tops") ? CABE_ARITH_INT8 : CABE_ARITH_F32;
 
-    for (int i = 2; i < part->n_tokens; i++)
-        for (int a = 0; a < CABE_N_ARITH; a++)
-            if (strcmp(word_at(part, i), cabe_arith_name((enum cabe_arith)a)) == 0)
-                arith = a;
+    for (int a = 0; a < CABE_N_ARITH; a++)
+        if (strcmp(word_at(part, 2), cabe_arith_name((enum cabe_arith)a)) == 0)
+            arith = a;
     if (one_of(unit, "gb/s gib/s gbps gbytes/s"))
         draft->read_bytes_s = value * 1e9;
     else if (one_of(unit, "tb/s tib/s"))
@@ -315,10 +318,14 @@ static enum cabe_status take_number(struct draft *draft, const struct part *part
 {
     double value = part->token[0].value;
 
+    if (part->n_tokens < 2)
+        return refuse(draft, part, "wanted a unit after the number, like \"8 cores\" or \"16 GB\"");
     if (find(part, "cores core threads thread logical physical cpus cpu vcpus vcpu") >= 0 && !bytes_at(part, 0))
         return take_cores(draft, part);
     if (take_rate(draft, part))
-        return value > 0 && value < 1e6 ? CABE_OK : refuse(draft, part, "a rate above 0 and below 1000000 is wanted");
+        return value > 0 && value < 1e6 && part->n_tokens <= 3
+                   ? CABE_OK
+                   : refuse(draft, part, "wanted one rate above 0 and below 1000000, like \"30 GB/s\"");
     if (bytes_at(part, 0))
         return take_memory(draft, part);
     return refuse(draft, part, "wanted cores, threads, GB, GB/s, GFLOP/s or GHz after the number");
