@@ -135,6 +135,7 @@ const char *cabe_op_name(enum cabe_op op);
 /* Bytes of the weights of one segment, padding to 4096 included. */
 uint64_t cabe_graph_segment_bytes(const struct cabe_graph *graph, int32_t segment);
 
+int cabe_dim_same(struct cabe_dim a, struct cabe_dim b); /* whatever the symbols are */
 /* Elements of one dimension, and bytes of a value, when the symbols have these sizes; INT64_MAX, UINT64_MAX on overflow. */
 int64_t cabe_value_dim(const struct cabe_value_info *info, int dim, const int64_t symbols[CABE_N_SYMBOLS]);
 uint64_t cabe_value_bytes(const struct cabe_value_info *info, const int64_t symbols[CABE_N_SYMBOLS]);
@@ -142,9 +143,10 @@ uint64_t cabe_value_bytes(const struct cabe_value_info *info, const int64_t symb
 /*
  * Where the temporaries, inputs and outputs of a graph lie in one block when no symbol exceeds its bound: values whose
  * lives do not overlap share bytes; an input keeps its own between runs, an output from its node until the next run.
- * `offsets[value]` (multiples of 64) is set for every value but weights (may be NULL to measure only). Returns the bytes of the block, UINT64_MAX
- * on overflow. The same function measures for the plan and places for the device; it allocates nothing. The output of
- * ADD, MUL, ACT, UNIT and NORM may lie on an operand, that of MATMUL on the residual, where the life of that one ends.
+ * `offsets[value]` (multiples of 64) is set for every value but weights (may be NULL to measure only). Returns the
+ * bytes of the block, UINT64_MAX on overflow. The same function measures for the plan and places for the device; it
+ * allocates nothing. The output of ADD, MUL, ACT, UNIT and NORM may lie on an operand, that of MATMUL on the residual,
+ * where the life of that one ends.
  */
 uint64_t cabe_graph_layout(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS], uint64_t *offsets);
 

@@ -47,6 +47,5 @@ enum cabe_status cabe_layout_prepare(struct cabe_graph *graph);
 
 /* A dimension without a symbol has its whole size in n; one with n == 0 has no symbol. */
 struct cabe_dim cabe_dim_tidy(struct cabe_dim dim);
-int cabe_dim_same(struct cabe_dim a, struct cabe_dim b);
 
 #endif
