@@ -52,6 +52,8 @@ CABE_CHECKED enum cabe_status cabe_sim_device_open(struct cabe_device **out, con
                                                    struct cabe_error *err);
 void cabe_device_close(struct cabe_device *device); /* NULL is fine; every buffer and program must be closed before */
 const char *cabe_device_name(const struct cabe_device *device);
+/* Whether its memory is the host's: no staging, and cabe_buffer_adopt() works. For cabe_program_measure(). */
+int cabe_device_is_host(const struct cabe_device *device);
 void cabe_device_stats(const struct cabe_device *device, struct cabe_device_stats *stats);
 
 /* `place` names the holder in the ledger. Zeroed. */
@@ -78,18 +80,21 @@ struct cabe_segment_weights {
 
 struct cabe_weights {
     const struct cabe_segment_weights *segment; /* one per segment of the graph; copied by compile */
-    /* Streamed segments: copies `bytes` from `offset` of the source to `data`. Called on the device's thread. */
+    /*
+     * Streamed segments: copies `bytes` from `offset` of the source to `data`. Called by a thread of the program's own,
+     * with a stack of CABE_TEAM_STACK_BYTES, one call at a time and only between submit and the end of its wait.
+     */
     enum cabe_status (*read)(void *self, uint64_t offset, void *data, uint64_t bytes, struct cabe_error *err);
     void *self;
 };
 
 struct cabe_program_bytes {
     uint64_t activations; /* temporaries, inputs, outputs, kernel scratch of all members */
-    uint64_t window;      /* on the device, for streamed segments: two of the largest */
-    uint64_t staging;     /* on the host, for transfers */
+    uint64_t window;      /* on the device, for streamed segments: two of the largest, or the only one */
+    uint64_t staging;     /* on the host: the reader of streamed segments, its stack and what it transfers */
 };
 
-/* Exactly what compile reserves for these bounds; `streamed[segment]` non-zero where streamed (NULL: none is). */
+/* Exactly what compile reserves for these bounds (UINT64_MAX where there is no such size); `streamed[segment]` non-zero where streamed (NULL: none is). */
 void cabe_program_measure(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS],
                           const uint8_t *streamed, int is_host_device, const struct cabe_kernels *kernels,
                           int n_members, struct cabe_program_bytes *bytes);
@@ -120,5 +125,15 @@ CABE_CHECKED enum cabe_status cabe_program_submit(struct cabe_program *program, 
                                                   const struct cabe_cancel *cancel, struct cabe_event **event,
                                                   struct cabe_error *err);
 CABE_CHECKED enum cabe_status cabe_event_wait(struct cabe_event *event, struct cabe_error *err);
+
+/* Where the time of all runs so far went, on the clock of the calling thread. */
+struct cabe_program_times {
+    uint64_t n_runs;
+    uint64_t total_ns;
+    uint64_t matmul_ns, attention_ns;
+    uint64_t rows_ns;   /* everything else that computes, quantising activations too */
+    uint64_t stream_ns; /* waiting for streamed weights */
+};
+void cabe_program_times(const struct cabe_program *program, struct cabe_program_times *times);
 
 #endif
