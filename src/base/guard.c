@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/memory.h"
+#include "base/utf8.h"
 
 /*
  * The handler may run at any instant on any thread, so it reads only this table: slots are never freed, and a slot
@@ -128,22 +128,13 @@ static struct cabe_guard *take_slot(void)
     return NULL;
 }
 
-static void copy_name(char *out, size_t room, const char *name)
-{
-    size_t n = strnlen(name, room - 1);
-
-    memcpy(out, name, n);
-    while (n > 0 && n == room - 1 && ((unsigned char)name[n] & 0xC0) == 0x80)
-        n--;
-    out[n] = '\0';
-}
-
 static enum cabe_status add_locked(struct cabe_guard **out, uintptr_t begin, uint64_t bytes,
                                    enum cabe_guard_access access, int fd, const char *name, struct cabe_error *err)
 {
     enum cabe_status status = install(err);
     struct cabe_guard *guard;
     struct stat info = {0};
+    size_t name_bytes;
     int copy = -1;
 
     if (status != CABE_OK)
@@ -158,7 +149,9 @@ static enum cabe_status add_locked(struct cabe_guard **out, uintptr_t begin, uin
     }
     guard->fd = copy;
     guard->file_bytes = (uint64_t)info.st_size;
-    copy_name(guard->name, sizeof guard->name, name);
+    name_bytes = cabe_utf8_cut(name, sizeof guard->name - 1);
+    memcpy(guard->name, name, name_bytes);
+    guard->name[name_bytes] = '\0';
     atomic_store_explicit(&guard->is_broken, 0, memory_order_relaxed);
     atomic_store_explicit(&guard->is_writable, access == CABE_GUARD_WRITE, memory_order_relaxed);
     atomic_store_explicit(&guard->begin, begin, memory_order_relaxed);

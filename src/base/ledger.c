@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "base/registry.h"
+#include "base/utf8.h"
 
 /*
  * Holders are kept by (device, purpose, place) in an open-addressed table, at most half full. Places beyond
@@ -40,15 +41,9 @@ const char *cabe_purpose_name(enum cabe_purpose purpose)
 static struct cabe_ledger_holder make_key(int device, enum cabe_purpose purpose, const char *place)
 {
     struct cabe_ledger_holder key = {.device = device, .purpose = purpose};
-    size_t n = place ? strnlen(place, PLACE_BYTES) : 0;
 
-    if (n == PLACE_BYTES) { /* cut between two characters */
-        n--;
-        while (n > 0 && ((unsigned char)place[n] & 0xC0) == 0x80)
-            n--;
-    }
-    if (n > 0)
-        memcpy(key.place, place, n);
+    if (place)
+        memcpy(key.place, place, cabe_utf8_cut(place, PLACE_BYTES - 1));
     return key;
 }
 

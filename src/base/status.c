@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/utf8.h"
+
 static const struct {
     const char *name;
     int exit_code;
@@ -37,34 +39,40 @@ int cabe_status_exit_code(enum cabe_status status)
     return statuses[known(status)].exit_code;
 }
 
-/* Marks a cut message and keeps it one line of valid text: control bytes from hostile names become '?'. */
-static void tidy(char *text, int wanted_bytes)
+/* Puts `text` into the error: one line of valid text, whatever bytes hostile names brought, cut at its room. */
+static void set_text(struct cabe_error *err, const char *text, int wanted_bytes)
 {
-    size_t n = strlen(text);
+    size_t n = strlen(text), at = 0;
 
-    if (wanted_bytes >= CABE_ERROR_TEXT_MAX) {
-        n = CABE_ERROR_TEXT_MAX - 4;
-        while (n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80)
-            n--;
-        memcpy(text + n, "...", 4);
-        n += 3;
+    if (wanted_bytes >= CABE_ERROR_TEXT_MAX)
+        n = cabe_utf8_cut(text, CABE_ERROR_TEXT_MAX - 4);
+    while (at < n) {
+        size_t length = cabe_utf8_length(text + at, n - at);
+
+        if (length == 0 || (unsigned char)text[at] < 0x20 || text[at] == 0x7F) {
+            err->text[at++] = '?';
+            continue;
+        }
+        memcpy(err->text + at, text + at, length);
+        at += length;
     }
-    for (size_t i = 0; i < n; i++)
-        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7F)
-            text[i] = '?';
+    strcpy(err->text + n, wanted_bytes >= CABE_ERROR_TEXT_MAX ? "..." : "");
 }
 
 enum cabe_status cabe_fail(struct cabe_error *err, enum cabe_status status, const char *format, ...)
 {
+    char text[CABE_ERROR_TEXT_MAX]; /* the arguments may point into `err` */
     va_list args;
+    int n;
 
     if (!err)
         return status;
+    va_start(args, format);
+    n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
     err->status = status;
     err->missing_bytes = 0;
-    va_start(args, format);
-    tidy(err->text, vsnprintf(err->text, sizeof err->text, format, args));
-    va_end(args);
+    set_text(err, text, n);
     return status;
 }
 
@@ -72,6 +80,7 @@ enum cabe_status cabe_fail_errno(struct cabe_error *err, int error_number, const
 {
     enum cabe_status status;
     char text[CABE_ERROR_TEXT_MAX];
+    const char *meaning;
     va_list args;
 
     switch (error_number) {
@@ -97,21 +106,23 @@ enum cabe_status cabe_fail_errno(struct cabe_error *err, int error_number, const
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    return cabe_fail(err, status, "%s: %s", text, strerrordesc_np(error_number));
+    meaning = strerrordesc_np(error_number);
+    return cabe_fail(err, status, "%s: %s", text, meaning ? meaning : "unknown error of the system");
 }
 
 enum cabe_status cabe_fail_in(struct cabe_error *err, enum cabe_status status, const char *format, ...)
 {
-    char text[CABE_ERROR_TEXT_MAX];
-    char inner[CABE_ERROR_TEXT_MAX];
+    char prefix[CABE_ERROR_TEXT_MAX];
+    char text[2 * CABE_ERROR_TEXT_MAX];
     va_list args;
 
     if (!err)
         return status;
-    memcpy(inner, err->text, sizeof inner);
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    vsnprintf(prefix, sizeof prefix, format, args);
     va_end(args);
-    tidy(err->text, snprintf(err->text, sizeof err->text, "%s: %s", text, inner));
+    err->text[CABE_ERROR_TEXT_MAX - 1] = '\0';
+    err->status = status;
+    set_text(err, text, snprintf(text, sizeof text, "%s: %s", prefix, err->text));
     return status;
 }
