@@ -5,10 +5,16 @@
 
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
-pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
-pkg_check_modules(LIBARCHIVE REQUIRED IMPORTED_TARGET libarchive)
-pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
-pkg_check_modules(ICU REQUIRED IMPORTED_TARGET icu-uc icu-i18n)
+# What libcabe links, as pkg-config knows it: the target PkgConfig::NAME and its modules. The installed cabe.pc and
+# cabe-config.cmake are written from this list.
+set(CABE_PACKAGES JANSSON LIBARCHIVE XXHASH ICU)
+set(CABE_MODULES_JANSSON jansson)
+set(CABE_MODULES_LIBARCHIVE libarchive)
+set(CABE_MODULES_XXHASH libxxhash)
+set(CABE_MODULES_ICU icu-uc icu-i18n)
+foreach(package ${CABE_PACKAGES})
+  pkg_check_modules(${package} REQUIRED IMPORTED_TARGET ${CABE_MODULES_${package}})
+endforeach()
 
 add_library(cabe_flags INTERFACE)
 target_compile_options(cabe_flags INTERFACE
@@ -85,8 +91,10 @@ function(cabe_library)
     target_include_directories(cabe_${suffix} INTERFACE
       $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>
       $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
-    target_link_libraries(cabe_${suffix} PRIVATE Threads::Threads PkgConfig::JANSSON
-      PkgConfig::LIBARCHIVE PkgConfig::XXHASH PkgConfig::ICU m ${CMAKE_DL_LIBS})
+    target_link_libraries(cabe_${suffix} PRIVATE Threads::Threads m ${CMAKE_DL_LIBS})
+    foreach(package ${CABE_PACKAGES})
+      target_link_libraries(cabe_${suffix} PRIVATE PkgConfig::${package})
+    endforeach()
     if(CABE_SANITIZE)
       target_link_options(cabe_${suffix} PRIVATE -fsanitize=${CABE_SANITIZE})
     endif()
@@ -107,6 +115,15 @@ function(cabe_install)
   install(DIRECTORY include/cabe DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
   install(EXPORT cabe-targets NAMESPACE cabe:: DESTINATION ${package})
 
+  set(CABE_PC_LIBRARIES "")
+  set(CABE_CONFIG_PACKAGES "")
+  foreach(package ${CABE_PACKAGES})
+    foreach(library ${${package}_LIBRARIES})
+      string(APPEND CABE_PC_LIBRARIES " -l${library}")
+    endforeach()
+    list(JOIN CABE_MODULES_${package} " " modules)
+    string(APPEND CABE_CONFIG_PACKAGES "cabe_find_package(${package} ${modules})\n")
+  endforeach()
   configure_package_config_file(cmake/cabe-config.cmake.in ${PROJECT_BINARY_DIR}/cabe-config.cmake
     INSTALL_DESTINATION ${package} NO_SET_AND_CHECK_MACRO)
   write_basic_package_version_file(${PROJECT_BINARY_DIR}/cabe-config-version.cmake

@@ -34,9 +34,8 @@ static void handle_signals(void)
     signal(SIGPIPE, SIG_IGN); /* a reader that left is a failed write, with a message */
 }
 
-int main(int argc, char **argv)
+static int run(int argc, char **argv)
 {
-    handle_signals();
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
         print_help(argc < 2 ? stderr : stdout);
         return argc < 2 ? cabe_status_exit_code(CABE_ERR_ARGUMENT) : 0;
@@ -45,9 +44,27 @@ int main(int argc, char **argv)
         puts("cabe " CABE_VERSION);
         return 0;
     }
-    for (size_t i = 0; commands[i]; i++)
-        if (strcmp(argv[1], commands[i]->name) == 0)
-            return commands[i]->run(argc - 1, argv + 1);
+    for (size_t i = 0; commands[i]; i++) {
+        if (strcmp(argv[1], commands[i]->name) != 0)
+            continue;
+        if (argc > 2 && strcmp(argv[2], "--help") == 0)
+            return cli_help(commands[i]);
+        return commands[i]->run(argc - 1, argv + 1);
+    }
     fprintf(stderr, "cabe: no command '%s'; 'cabe --help' lists them\n", argv[1]);
     return cabe_status_exit_code(CABE_ERR_ARGUMENT);
+}
+
+int main(int argc, char **argv)
+{
+    int code;
+
+    handle_signals();
+    code = run(argc, argv);
+    /* What the last buffer could not write (a full disk, a reader that left) must not look like success. */
+    if ((fflush(stdout) != 0 || ferror(stdout)) && code == 0) {
+        perror("cabe: standard output");
+        code = cabe_status_exit_code(CABE_ERR_IO);
+    }
+    return code;
 }

@@ -39,6 +39,9 @@ for command in $commands; do
 done
 
 
+# What cannot be written is an error, not a silent success.
+"$program" --help >/dev/full 2>/dev/null && { echo "help to a full disk: exit code 0"; failed=1; }
+
 start=$(date +%s%N)
 for _ in 1 2 3 4 5; do "$program" --version >/dev/null; done
 each_us=$((($(date +%s%N) - start) / 5000))
