@@ -7,6 +7,10 @@
 /* In the order of the help; ends with NULL. */
 static const struct cabe_command *const commands[] = {
     &cabe_cmd_machine,
+    &cabe_cmd_pull,
+    &cabe_cmd_list,
+    &cabe_cmd_show,
+    &cabe_cmd_rm,
     NULL,
 };
 

@@ -110,7 +110,7 @@ static enum cabe_status add_document(struct folder *f, const char *module, const
     status = cabe_source_add_file(source, path, &document.file, f->err);
     if (status == CABE_OK && !document.later)
         status = cabe_input_json(&source->files[document.file], 0, source->files[document.file].bytes,
-                                 DOCUMENT_BYTES_MAX, 0, "JSON", &document.json, f->err);
+                                 DOCUMENT_BYTES_MAX, CABE_JSON_CLAMP, "JSON", &document.json, f->err);
     if (status == CABE_OK)
         source->documents[source->n_documents++] = document;
     return status;
@@ -122,6 +122,8 @@ static enum cabe_status module_folder(struct folder *f, const json_t *modules, s
     const json_t *module = json_array_get(modules, i), *path = json_object_get(module, "path");
 
     *out = path ? json_string_value(path) : "";
+    if (*out && (strcmp(*out, ".") == 0 || strcmp(*out, "./") == 0)) /* as model2vec writes it */
+        *out = "";
     if (!json_is_object(module) || !*out)
         return cabe_fail(f->err, CABE_ERR_FORMAT, "%s: modules.json: module %zu: path is not a string", f->path, i);
     if (!json_is_string(json_object_get(module, "type")))
@@ -453,7 +455,8 @@ static enum cabe_status load_document(const struct cabe_source *source, size_t i
         json = atomic_load_explicit(&source->lazy->json[i], memory_order_relaxed);
         /* Vocabularies may hold U+0000 as a token. */
         if (!json)
-            status = cabe_input_json(in, 0, in->bytes, TOKENIZER_BYTES_MAX, JSON_ALLOW_NUL, "JSON", &json, err);
+            status = cabe_input_json(in, 0, in->bytes, TOKENIZER_BYTES_MAX, JSON_ALLOW_NUL | CABE_JSON_CLAMP, "JSON",
+                                     &json, err);
         atomic_store_explicit(&source->lazy->json[i], json, memory_order_release);
         pthread_mutex_unlock(&source->lazy->mutex);
     }

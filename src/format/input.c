@@ -92,6 +92,33 @@ enum cabe_status cabe_input_read(const struct cabe_input *in, uint64_t offset, u
     return CABE_OK;
 }
 
+/*
+ * Configurations have numbers that stand for "without limit" (model_max_length: 10^30 as a float prints it), which
+ * jansson refuses. Written over in place: the length, and with it the places that messages name, stay.
+ */
+static void clamp_integers(char *text, size_t n)
+{
+    static const char largest[] = "9223372036854775807";
+    int in_text = 0;
+
+    for (size_t i = 0, digits; i < n; i += digits ? digits : 1) {
+        digits = 0;
+        if (text[i] == '"' || (in_text && text[i] == '\\')) {
+            in_text ^= text[i] == '"';
+            i += text[i] == '\\';
+            continue;
+        }
+        while (!in_text && i + digits < n && text[i + digits] >= '0' && text[i + digits] <= '9')
+            digits++;
+        if (digits < 19 || (i > 0 && strchr(".eE+", text[i - 1])) ||
+            (i + digits < n && strchr(".eE", text[i + digits])) ||
+            (digits == 19 && memcmp(text + i, largest, 19) <= 0))
+            continue;
+        memset(text + i, '9', 18);
+        memset(text + i + 18, ' ', digits - 18);
+    }
+}
+
 enum cabe_status cabe_input_json(const struct cabe_input *in, uint64_t offset, uint64_t bytes, uint64_t max_bytes,
                                  size_t flags, const char *what, json_t **out, struct cabe_error *err)
 {
@@ -108,7 +135,9 @@ enum cabe_status cabe_input_json(const struct cabe_input *in, uint64_t offset, u
         return cabe_fail(err, CABE_ERR_OOM, "%s: %s of %llu bytes", in->path, what, (unsigned long long)bytes);
     status = cabe_input_read(in, offset, bytes, text, err);
     if (status == CABE_OK) {
-        *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &where);
+        if (flags & CABE_JSON_CLAMP)
+            clamp_integers(text, bytes);
+        *out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | (flags & ~CABE_JSON_CLAMP), &where);
         /* jansson says nothing at all about some of its own failed allocations. */
         if (!*out && (json_error_code(&where) == json_error_out_of_memory || where.text[0] == '\0'))
             status = cabe_fail(err, CABE_ERR_OOM, "%s: %s", in->path, what);

@@ -32,6 +32,7 @@ CABE_CHECKED enum cabe_status cabe_input_read(const struct cabe_input *in, uint6
  * The bytes [offset, offset + bytes) as one JSON document: strict, no duplicate keys. `max_bytes` bounds `bytes`
  * before anything is allocated; `flags` are jansson's in addition. `what` names the document in messages.
  */
+#define CABE_JSON_CLAMP ((size_t)1 << 62) /* among the flags: integers past 64 bits become 10^18 - 1, not an error */
 CABE_CHECKED enum cabe_status cabe_input_json(const struct cabe_input *in, uint64_t offset, uint64_t bytes,
                                               uint64_t max_bytes, size_t flags, const char *what, json_t **out,
                                               struct cabe_error *err);

@@ -73,6 +73,11 @@ const json_t *cabe_source_document(const struct cabe_source *source, const char 
 CABE_CHECKED enum cabe_status cabe_source_document_get(const struct cabe_source *source, const char *name,
                                                        const json_t **out, struct cabe_error *err);
 
+/* The documents there are, in the order they were found; NULL past the last. */
+const char *cabe_source_document_name(const struct cabe_source *source, size_t index);
+/* The metadata keys of a GGUF, sorted; NULL past the last. */
+const char *cabe_source_key(const struct cabe_source *source, size_t index);
+
 /* GGUF metadata. Each gives 0 and leaves *out alone where the key is absent or of another type. */
 int cabe_source_get_i64(const struct cabe_source *source, const char *key, int64_t *out);
 int cabe_source_get_f64(const struct cabe_source *source, const char *key, double *out);
@@ -94,5 +99,16 @@ CABE_CHECKED enum cabe_status cabe_source_array_load(const struct cabe_source *s
                                                      struct cabe_error *err);
 /* Gives back what was read on demand; pointers into it end. No other call on the source may be running. */
 void cabe_source_trim(struct cabe_source *source);
+
+/* What a source is, in a few words and numbers, from headers alone. */
+struct cabe_source_summary {
+    char format[16];       /* "gguf", "safetensors" */
+    char architecture[64]; /* general.architecture, model_type; "static" for static embeddings; or "?" */
+    const char *type;      /* of tensors: that with most bytes; "?" without tensors */
+    uint64_t n_params;     /* elements of all tensors */
+    uint64_t bytes;        /* of all files */
+    int n_files;
+};
+void cabe_source_summarise(const struct cabe_source *source, struct cabe_source_summary *out);
 
 #endif

@@ -250,6 +250,32 @@ static void refuses_broken_documents(void **state)
     cabe_source_close(source);
 }
 
+/* What stands in real files: a length without limit, a module at ".". */
+static void takes_numbers_past_64_bits(void **state)
+{
+    struct cabe_source *source;
+    const json_t *json;
+
+    (void)state;
+    write_weights("model.safetensors", "a");
+    write_text(folder, "tokenizer_config.json",
+               "{\"a\":1000000000000000019884624838656,\"b\":-99999999999999999999,\"c\":9223372036854775807,"
+               "\"d\":\"9999999999999999999999\\\"8888888888888888888888\",\"e\":0.12345678901234567890123,"
+               "\"f\":12345678901234567890.5,\"g\":9223372036854775808}");
+    write_text(folder, "modules.json", "[{\"path\":\".\",\"type\":\"t\"}]");
+    source = open_folder();
+    json = cabe_source_document(source, "tokenizer_config.json");
+    assert_true(json_integer_value(json_object_get(json, "a")) == 999999999999999999);
+    assert_true(json_integer_value(json_object_get(json, "b")) == -999999999999999999);
+    assert_true(json_integer_value(json_object_get(json, "c")) == INT64_MAX);
+    assert_string_equal(json_string_value(json_object_get(json, "d")),
+                        "9999999999999999999999\"8888888888888888888888");
+    assert_true(json_real_value(json_object_get(json, "e")) > 0.123);
+    assert_true(json_real_value(json_object_get(json, "f")) > 1e19);
+    assert_true(json_integer_value(json_object_get(json, "g")) == 999999999999999999);
+    cabe_source_close(source);
+}
+
 static void refuses_what_is_no_model(void **state)
 {
     struct cabe_source *source;
@@ -305,6 +331,7 @@ int main(void)
         TEST(reads_shards),
         TEST(refuses_broken_shards),
         TEST(refuses_broken_documents),
+        TEST(takes_numbers_past_64_bits),
         TEST(refuses_what_is_no_model),
         TEST(survives_refused_memory),
     };
