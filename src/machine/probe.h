@@ -2,6 +2,8 @@
 #ifndef CABE_MACHINE_PROBE_H
 #define CABE_MACHINE_PROBE_H
 
+#include <stddef.h>
+
 #include "cabe/machine.h"
 
 #define CABE_MB (UINT64_C(1) << 20)
