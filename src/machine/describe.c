@@ -62,7 +62,7 @@ static int cut(struct part *part)
         struct token *token = &part->token[part->n_tokens];
         size_t n = 0;
 
-        if (is_blank(*at) || ((*at == '-' || *at == ':' || *at == '=') && part->n_tokens > 0)) {
+        if (is_blank(*at) || *at == ':' || *at == '=' || (*at == '-' && part->n_tokens > 0)) {
             at++;
             continue;
         }
@@ -70,7 +70,7 @@ static int cut(struct part *part)
             return 0;
         token->begin = at;
         token->is_number = isdigit((unsigned char)*at) != 0;
-        while (at < stop && !is_blank(*at) && n < WORD_MAX - 1 &&
+        while (at < stop && !is_blank(*at) && *at != ':' && *at != '=' && n < WORD_MAX - 1 &&
                (!token->is_number || isdigit((unsigned char)*at) || *at == '.'))
             token->word[n++] = (char)tolower((unsigned char)*at++);
         if (n == WORD_MAX - 1)
@@ -439,8 +439,10 @@ enum cabe_status cabe_machine_describe(struct cabe_machine *out, const char *tex
     if (strlen(text) > 2000)
         return cabe_fail(err, CABE_ERR_ARGUMENT, "machine description: longer than 2000 bytes");
     for (const char *at = text; *at; at += *at ? 1 : 0) {
-        struct part part = {.begin = at};
+        struct part part;
 
+        at += strspn(at, " \t");
+        part.begin = at;
         part.length = (int)strcspn(at, ",;+\n");
         at += part.length;
         if (!cut(&part))
