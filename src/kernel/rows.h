@@ -27,6 +27,8 @@ struct cabe_row_kernels {
      * scale. A row whose largest is below 2^-100 is zero with scale 0. A NaN counts as the lowest value.
      */
     float (*to_i8)(const float *in, int8_t *out, int64_t n);
+    /* out = in * scale. */
+    void (*from_i8)(const int8_t *in, float scale, float *out, int64_t n);
 
     /* Rows [begin, end) of: out = norm(x + residual) * gamma + beta. residual, beta may be NULL; out may be x.
      * 2e-6 relative to the row's largest. */

@@ -179,6 +179,12 @@ static float to_i8(const float *in, int8_t *out, int64_t n)
     return largest / 127.0f;
 }
 
+static void from_i8(const int8_t *in, float scale, float *out, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = (float)in[i] * scale;
+}
+
 static void norm_row(enum cabe_norm norm, float eps, const float *x, const float *residual, const float *gamma,
                      const float *beta, float *out, int64_t c)
 {
@@ -356,6 +362,7 @@ const struct cabe_row_kernels cabe_rows_scalar = {
     .to_f32 = to_f32,
     .from_f32 = from_f32,
     .to_i8 = to_i8,
+    .from_i8 = from_i8,
     .norm = norm,
     .act = act,
     .add = add,

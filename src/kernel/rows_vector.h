@@ -45,7 +45,7 @@ static void widen_bf16(const uint16_t *in, float *out, int64_t n)
 }
 
 /* `scale` 1 is exact, so one loop serves scaled and plain rows. */
-static void widen_i8(const int8_t *in, float scale, float *out, int64_t n)
+static void from_i8(const int8_t *in, float scale, float *out, int64_t n)
 {
     int64_t i = 0;
 
@@ -76,7 +76,7 @@ static void widen_q4_0(const uint8_t *in, float *out, int64_t n_blocks)
             q[i] = (int8_t)((in[2 + i] & 15) - 8);
         for (int i = 0; i < BLOCK / 2; i++)
             q[i + BLOCK / 2] = (int8_t)((in[2 + i] >> 4) - 8);
-        widen_i8(q, block_scale(in), out, BLOCK);
+        from_i8(q, block_scale(in), out, BLOCK);
     }
 }
 
@@ -90,13 +90,13 @@ static void to_f32(enum cabe_dtype from, const void *in, float *out, int64_t n)
         widen_bf16(in, out, n);
         break;
     case CABE_I8:
-        widen_i8(in, 1.0f, out, n);
+        from_i8(in, 1.0f, out, n);
         break;
     case CABE_Q8_0:
         for (int64_t b = 0; b < n / BLOCK; b++) {
             const uint8_t *block = (const uint8_t *)in + b * 34;
 
-            widen_i8((const int8_t *)block + 2, block_scale(block), out + b * BLOCK, BLOCK);
+            from_i8((const int8_t *)block + 2, block_scale(block), out + b * BLOCK, BLOCK);
         }
         break;
     case CABE_Q4_0:
@@ -290,7 +290,7 @@ static void gather(enum cabe_dtype dtype, const void *table, int64_t v, int64_t 
         float *to = out + t * c, scale = gather_scale(dtype, table, v, row_bytes, ids[t], row_scale);
 
         if (dtype == CABE_I8) {
-            widen_i8((const int8_t *)row, scale, to, c);
+            from_i8((const int8_t *)row, scale, to, c);
             continue;
         }
         to_f32(dtype, row, to, c);
@@ -398,8 +398,8 @@ static int64_t scan_ge(const float *x, int64_t n, float threshold, uint32_t *out
 
 #define CABE_ROWS_TABLE                                                                                      \
     {                                                                                                        \
-        .to_f32 = to_f32, .from_f32 = from_f32, .to_i8 = to_i8, .norm = norm, .act = act, .add = add,        \
-        .mul = mul, .gather = gather, .pool = pool, .unit = unit, .attention = attention, .scan_ge = scan_ge \
+        .to_f32 = to_f32, .from_f32 = from_f32, .to_i8 = to_i8, .from_i8 = from_i8, .norm = norm,            \
+        .act = act, .add = add, .mul = mul, .gather = gather, .pool = pool, .unit = unit, .attention = attention, .scan_ge = scan_ge \
     }
 
 #endif

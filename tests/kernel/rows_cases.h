@@ -260,6 +260,15 @@ static void to_i8(void **state)
             same_bits("to_i8", got.data, want.data, (size_t)n, n);
             for (int64_t i = 0; i < n; i++)
                 assert_true((int8_t)got.data[i] >= -127);
+            if (isfinite(a)) {
+                struct block wide = block_new((size_t)n * 4, 4);
+
+                under_test->from_i8((const int8_t *)got.data, a, (float *)(void *)wide.data, n);
+                cabe_rows_scalar.from_i8((const int8_t *)want.data, a, x, n);
+                block_check(&wide, "from_i8");
+                same_bits("from_i8", wide.data, x, (size_t)n * 4, n);
+                block_free(&wide);
+            }
             block_free(&got);
             block_free(&want);
             free(x);
