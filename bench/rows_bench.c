@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "kernel/levels.h"
+#include "kernel/kernel.h"
 
 enum { TOKENS = 512, C = 384, WIDE = 1536, HEADS = 12, DIM = 32, RUNS = 15 };
 
@@ -171,15 +171,12 @@ int main(int argc, char **argv)
         offsets[i] = i * 32 < TOKENS ? i * 32 : TOKENS;
     }
     memset(bytes, 1, (size_t)TOKENS * WIDE * 4);
-    if (!only || strcmp(only, "scalar") == 0)
-        measure("scalar", &cabe_rows_scalar);
-#if CABE_HAVE_X86
-    __builtin_cpu_init();
-    if ((!only || strcmp(only, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        measure("avx2", &cabe_rows_avx2);
-    if ((!only || strcmp(only, "avx512") == 0) && __builtin_cpu_supports("avx512bw"))
-        measure("avx512", &cabe_rows_avx512);
-#endif
+    for (int level = CABE_LEVEL_SCALAR; level < CABE_N_LEVELS; level++) {
+        const char *name = cabe_level_name((enum cabe_level)level);
+
+        if ((!only || strcmp(only, name) == 0) && cabe_level_here((enum cabe_level)level))
+            measure(name, &cabe_kernels_at((enum cabe_level)level)->row);
+    }
     free(x), free(y), free(out), free(bytes), free(scratch);
     return 0;
 }

@@ -1,4 +1,5 @@
 /* Every level of row kernels that this CPU has, against scalar; and scalar against known values. */
+#include "kernel/kernel.h"
 #include "rows_cases.h"
 
 static void gguf_blocks(void **state)
@@ -47,14 +48,8 @@ int main(void)
 
     seed_from_environment();
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    failed += run_cases(&cabe_rows_scalar, "scalar");
-#if CABE_HAVE_X86
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
-        failed += run_cases(&cabe_rows_avx2, "avx2");
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        failed += run_cases(&cabe_rows_avx512, "avx512");
-#endif
+    for (int level = CABE_LEVEL_SCALAR; level < CABE_N_LEVELS; level++)
+        if (cabe_level_here((enum cabe_level)level))
+            failed += run_cases(&cabe_kernels_at((enum cabe_level)level)->row, cabe_level_name((enum cabe_level)level));
     return failed != 0;
 }
