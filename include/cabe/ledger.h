@@ -91,6 +91,8 @@ CABE_API void cabe_ledger_read(const struct cabe_ledger *ledger, struct cabe_led
 CABE_API uint64_t cabe_ledger_free_bytes(const struct cabe_ledger *ledger, int device);
 /* Starts new high-water marks at the present values; returns nothing to the old ones. */
 CABE_API void cabe_ledger_mark(struct cabe_ledger *ledger);
+/* Reads and marks in one step, so that no peak falls between the two. For the one who measures phases. */
+CABE_API void cabe_ledger_read_and_mark(struct cabe_ledger *ledger, struct cabe_ledger_view *view);
 /* The holders with most bytes first, at most n_max; returns how many were written. */
 CABE_API size_t cabe_ledger_top(const struct cabe_ledger *ledger, struct cabe_ledger_holder *out, size_t n_max);
 

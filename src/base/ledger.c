@@ -297,15 +297,23 @@ uint64_t cabe_ledger_free_bytes(const struct cabe_ledger *ledger, int device)
     return bytes;
 }
 
-void cabe_ledger_mark(struct cabe_ledger *ledger)
+void cabe_ledger_read_and_mark(struct cabe_ledger *ledger, struct cabe_ledger_view *view)
 {
     pthread_mutex_lock(&ledger->lock);
+    *view = ledger->now;
     for (int d = 0; d < ledger->now.n_devices; d++) {
         ledger->now.device[d].high_bytes = ledger->now.device[d].used_bytes;
         memcpy(ledger->now.device[d].purpose_high_bytes, ledger->now.device[d].purpose_bytes,
                sizeof ledger->now.device[d].purpose_bytes);
     }
     pthread_mutex_unlock(&ledger->lock);
+}
+
+void cabe_ledger_mark(struct cabe_ledger *ledger)
+{
+    struct cabe_ledger_view view;
+
+    cabe_ledger_read_and_mark(ledger, &view);
 }
 
 /* Keeps out[0..n) the largest seen so far, largest first; of equals, the first seen. */

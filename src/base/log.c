@@ -144,6 +144,8 @@ static void put_value(struct line *line, const json_t *value, int is_inside)
         for (char *at = strchr(number, ','); at; at = NULL)
             *at = '.'; /* the program may have set a locale */
         put(line, number);
+        if (!strpbrk(number, ".e"))
+            put(line, ".0"); /* a real stays one for who reads it */
         break;
     case JSON_OBJECT:
     case JSON_ARRAY:
