@@ -68,7 +68,7 @@ def measure(engines, repeats, folder):
 def table(engines, n, reference, limit=None):
     by_name = {engine.name: engine for engine in engines if engine.seconds}
     wanted = read_npy(by_name[reference].vectors) if reference in by_name else None
-    print(f"| engine | sentences/s (median) | min – max | cosine mean | cosine min | ratio | share of f32 limit |")
+    print("| engine | sentences/s (median) | min – max | cosine mean | cosine min | ratio | share of f32 limit |")
     print("|---|---|---|---|---|---|---|")
     for engine in engines:
         if not engine.seconds:
@@ -115,10 +115,8 @@ def machine_peak(args):
     done = subprocess.run([args.cabe, "machine", "--measure", "--json"], capture_output=True, text=True)
     if done.returncode:
         return None
-    measured = json.loads(done.stdout).get("measured") or {}
-    if args.threads == 1:
-        return measured.get("f32_flops_one")
-    return measured.get("f32_flops")
+    f32 = json.loads(done.stdout)["limits"]["arithmetic"]["f32"] or {}
+    return f32.get("one_ops_s" if args.threads == 1 else "all_ops_s")
 
 
 def main():
