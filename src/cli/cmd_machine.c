@@ -208,7 +208,7 @@ static int run(int argc, char **argv)
     print_limits(&machine.limits);
     printf("\ntier %s: %s\n\nrecommended\n", cabe_tier_name(advice.tier), advice.reason[CABE_ADVICE_TIER]);
     print_advice(&advice);
-    return fflush(stdout) == 0 ? 0 : cabe_status_exit_code(CABE_ERR_IO);
+    return fflush(stdout) == 0 && !ferror(stdout) ? 0 : cabe_status_exit_code(CABE_ERR_IO);
 }
 
 const struct cabe_command cabe_cmd_machine = {
