@@ -12,78 +12,128 @@
 #define ROWS 6 /* of a full tile */
 #define INLINE static inline __attribute__((always_inline))
 
-/* m rows by p panels (both constants after inlining); acc panels are acc_stride floats apart. */
-INLINE void tile(const float *x, int64_t x_stride, const float *w, int64_t w_stride, int64_t k, float *acc,
-                 int64_t acc_stride, int first, const int m, const int p)
+/* One k of m rows by p panels. */
+INLINE void step(const float *const row[ROWS], int64_t i, const float *w, int64_t w_stride, __m256 sum[ROWS * 2],
+                 const int m, const int p)
 {
-    __m256 sum[ROWS * 2];
-
-#pragma GCC unroll 12
-    for (int i = 0; i < m * p * 2; i++)
-        sum[i] = first ? _mm256_setzero_ps()
-                       : _mm256_load_ps(acc + i / (2 * m) * acc_stride + i % (2 * m) * 8);
-    for (int64_t i = 0; i < k; i++) {
 #pragma GCC unroll 4
-        for (int q = 0; q < p; q++) {
-            __m256 w0 = _mm256_load_ps(w + q * w_stride), w1 = _mm256_load_ps(w + q * w_stride + 8);
+    for (int q = 0; q < p; q++) {
+        __m256 w0 = _mm256_load_ps(w + q * w_stride), w1 = _mm256_load_ps(w + q * w_stride + 8);
 
 #pragma GCC unroll 6
-            for (int r = 0; r < m; r++) {
-                __m256 a = _mm256_broadcast_ss(x + r * x_stride);
+        for (int r = 0; r < m; r++) {
+            __m256 a = _mm256_broadcast_ss(row[r] + i);
 
-                sum[(q * m + r) * 2] = _mm256_fmadd_ps(a, w0, sum[(q * m + r) * 2]);
-                sum[(q * m + r) * 2 + 1] = _mm256_fmadd_ps(a, w1, sum[(q * m + r) * 2 + 1]);
-            }
+            sum[(q * m + r) * 2] = _mm256_fmadd_ps(a, w0, sum[(q * m + r) * 2]);
+            sum[(q * m + r) * 2 + 1] = _mm256_fmadd_ps(a, w1, sum[(q * m + r) * 2 + 1]);
         }
-        x++;
-        w += CABE_PANEL;
+    }
+}
+
+/*
+ * Four k of six rows by one panel. In assembler because twelve sums, two weights and an activation leave one register
+ * of sixteen: compilers spill a sum, and then lose a tenth. x3 is row 3, stride in bytes.
+ */
+#define ROW(x, s0, s1)                                                                                                 \
+    "vbroadcastss " x ", %%ymm15\n\t"                                                                                 \
+    "vfmadd231ps %%ymm13, %%ymm15, %[" #s0 "]\n\t"                                                                    \
+    "vfmadd231ps %%ymm14, %%ymm15, %[" #s1 "]\n\t"
+#define STEP(at, w0, w1)                                                                                               \
+    "vmovaps " #w0 "(%[w]), %%ymm13\n\tvmovaps " #w1 "(%[w]), %%ymm14\n\t" ROW(#at "(%[x0])", s0, s1)                 \
+        ROW(#at "(%[x0],%[stride])", s2, s3) ROW(#at "(%[x0],%[stride],2)", s4, s5) ROW(#at "(%[x3])", s6, s7)         \
+            ROW(#at "(%[x3],%[stride])", s8, s9) ROW(#at "(%[x3],%[stride],2)", s10, s11)
+
+INLINE void four_steps(const float *x0, const float *x3, int64_t stride, const float *w, __m256 sum[ROWS * 2])
+{
+    __asm__(STEP(0, 0, 32) STEP(4, 64, 96) STEP(8, 128, 160) STEP(12, 192, 224)
+            : [s0] "+x"(sum[0]), [s1] "+x"(sum[1]), [s2] "+x"(sum[2]), [s3] "+x"(sum[3]), [s4] "+x"(sum[4]),
+              [s5] "+x"(sum[5]), [s6] "+x"(sum[6]), [s7] "+x"(sum[7]), [s8] "+x"(sum[8]), [s9] "+x"(sum[9]),
+              [s10] "+x"(sum[10]), [s11] "+x"(sum[11])
+            : [x0] "r"(x0), [x3] "r"(x3), [stride] "r"(stride), [w] "r"(w)
+            : "xmm13", "xmm14", "xmm15", "memory");
+}
+
+/*
+ * m rows by p panels (both constants after inlining); acc panels are acc_stride floats apart. A line `ahead` is
+ * fetched every four k: the weights of the next call come from L3 while these are used.
+ */
+INLINE void tile(const float *x, int64_t x_stride, const float *w, int64_t w_stride, int64_t k, float *acc,
+                 int64_t acc_stride, int first, const float *ahead, const int m, const int p)
+{
+    __m256 sum[ROWS * 2];
+    const float *row[ROWS];
+    int64_t i = 0;
+
+#pragma GCC unroll 6
+    for (int r = 0; r < m; r++) { /* one register each: the compiler would else add strides in the loop */
+        row[r] = x + r * x_stride;
+        __asm__("" : "+r"(row[r]));
     }
 #pragma GCC unroll 12
-    for (int i = 0; i < m * p * 2; i++)
-        _mm256_store_ps(acc + i / (2 * m) * acc_stride + i % (2 * m) * 8, sum[i]);
+    for (int j = 0; j < m * p * 2; j++)
+        sum[j] = first ? _mm256_setzero_ps()
+                       : _mm256_load_ps(acc + j / (2 * m) * acc_stride + j % (2 * m) * 8);
+    for (; i + 4 <= k; i += 4) {
+        _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+        ahead += CABE_PANEL;
+        if (m == ROWS)
+            four_steps(row[0] + i, row[3] + i, x_stride * (int64_t)sizeof(float), w, sum);
+        else
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++)
+                step(row, i + j, w + j * CABE_PANEL, w_stride, sum, m, p);
+        w += 4 * CABE_PANEL;
+    }
+    for (; i < k; i++, w += CABE_PANEL)
+        step(row, i, w, w_stride, sum, m, p);
+#pragma GCC unroll 12
+    for (int j = 0; j < m * p * 2; j++)
+        _mm256_store_ps(acc + j / (2 * m) * acc_stride + j % (2 * m) * 8, sum[j]);
 }
 
 /* m rows and every panel, p at a time. */
 INLINE void panels(const float *x, int64_t x_stride, const float *w, int64_t w_stride, int64_t n_panels, int64_t k,
-                   float *acc, int64_t acc_stride, int first, const int m, const int p)
+                   float *acc, int64_t acc_stride, int first, const float *ahead, const int m, const int p)
 {
     for (; n_panels >= p; n_panels -= p, w += p * w_stride, acc += p * acc_stride)
-        tile(x, x_stride, w, w_stride, k, acc, acc_stride, first, m, p);
+        tile(x, x_stride, w, w_stride, k, acc, acc_stride, first, ahead, m, p);
     for (; n_panels > 0; n_panels--, w += w_stride, acc += acc_stride)
-        tile(x, x_stride, w, w_stride, k, acc, acc_stride, first, m, 1);
+        tile(x, x_stride, w, w_stride, k, acc, acc_stride, first, ahead, m, 1);
 }
 
 static void f32(const float *x, int64_t x_stride, int64_t rows, const float *w, int64_t w_stride, int64_t n_panels,
                 int64_t k, float *acc, int first)
 {
     int64_t acc_stride = rows * CABE_PANEL;
+    const float *ahead = w + k * CABE_PANEL; /* four tiles of rows fetch one panel */
 
     while (rows > 0) {
         int64_t m = rows >= 2 * ROWS || rows == ROWS ? ROWS : rows > ROWS ? (rows + 1) / 2 : rows;
 
         switch (m) {
         case 1:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, 1, 4);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 1, 4);
             break;
         case 2:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, 2, 2);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 2, 2);
             break;
         case 3:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, 3, 2);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 3, 2);
             break;
         case 4:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, 4, 1);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 4, 1);
             break;
         case 5:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, 5, 1);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 5, 1);
             break;
         default:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, 6, 1);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 6, 1);
             break;
         }
         rows -= m;
         x += m * x_stride;
         acc += m * CABE_PANEL;
+        ahead += k / 4 * CABE_PANEL;
     }
 }
 

@@ -23,11 +23,9 @@
 #include "kernel/levels.h"
 #include "tensor/packed.h"
 
-#define CABE_MATMUL_CHUNK 384   /* inputs widened at a time; a multiple of every block */
+#define CABE_MATMUL_CHUNK 384    /* inputs widened at a time; a multiple of every block */
 #define CABE_MATMUL_ROWS_MAX 192 /* rows of a tile */
 #define CABE_MATMUL_PANELS_MAX 4 /* panels of one call */
-/* Bytes that dot() may use: a block of quants of every panel, unpacked. */
-#define CABE_MATMUL_UNPACK_BYTES ((uint64_t)CABE_MATMUL_PANELS_MAX * CABE_PANEL * CABE_MATMUL_CHUNK)
 
 #define CABE_A8_TINY 0x1p-100f /* a block whose range is below counts as zeros: 127 / range stays finite */
 
@@ -53,16 +51,18 @@ struct cabe_matmul_floats {
 struct cabe_matmul_ints {
     /* One row of activations to a record for weights of `dtype`. */
     void (*quantise)(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *record);
-    /* Products of records with panels of I8, Q8_0, Q4_0. unpack: CABE_MATMUL_UNPACK_BYTES, aligned to 64. */
-    void (*dot)(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panels, int64_t n_panels,
-                int64_t k, float *acc, uint8_t *unpack);
-    int panels_many, panels_few;
+    /* The quants of a Q4_0 panel as bytes 0..15, laid out as those of Q8_0: k * 16 bytes, aligned to 64. */
+    void (*unpack)(const uint8_t *panel, int64_t k, uint8_t *out);
+    /* Products of records with one panel of I8, Q8_0, Q4_0; for Q4_0 `unpacked` may be what unpack() made, or NULL. */
+    void (*dot)(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
+                const uint8_t *unpacked, int64_t k, float *acc);
 };
 
 extern const struct cabe_matmul_floats cabe_matmul_floats_scalar;
 extern const struct cabe_matmul_ints cabe_matmul_ints_scalar;
 #if CABE_HAVE_X86
 extern const struct cabe_matmul_floats cabe_matmul_floats_avx2; /* AVX2, FMA, F16C */
+extern const struct cabe_matmul_ints cabe_matmul_ints_avx2;
 #endif
 
 static inline int64_t cabe_a8_block(enum cabe_dtype dtype)

@@ -159,16 +159,23 @@ static float dot_one(enum cabe_dtype dtype, const uint8_t *record, const uint8_t
     return acc;
 }
 
-static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panels, int64_t n_panels,
-                int64_t k, float *acc, uint8_t *unpack)
+static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
+                const uint8_t *unpacked, int64_t k, float *acc)
 {
-    (void)unpack;
-    for (int64_t p = 0; p < n_panels; p++)
-        for (int64_t r = 0; r < rows; r++)
-            for (int j = 0; j < CABE_PANEL; j++)
-                acc[(p * rows + r) * CABE_PANEL + j] =
-                    dot_one(dtype, records + (uint64_t)r * cabe_record_bytes(dtype, k),
-                            panels + (uint64_t)p * cabe_panel_bytes(dtype, k), k, j);
+    (void)unpacked;
+    for (int64_t r = 0; r < rows; r++)
+        for (int j = 0; j < CABE_PANEL; j++)
+            acc[r * CABE_PANEL + j] =
+                dot_one(dtype, records + (uint64_t)r * cabe_record_bytes(dtype, k), panel, k, j);
+}
+
+static void unpack(const uint8_t *panel, int64_t k, uint8_t *out)
+{
+    const uint8_t *quants = panel + cabe_panel_quants(CABE_Q4_0, k);
+
+    for (int64_t i = 0; i < k; i++)
+        for (int j = 0; j < CABE_PANEL; j++)
+            out[i / 4 * 64 + j * 4 + i % 4] = (uint8_t)quant(CABE_Q4_0, quants, i, j);
 }
 
 static void store(const float *acc, int64_t rows, const float *bias, const float *residual, float *out,
@@ -189,4 +196,4 @@ static void store(const float *acc, int64_t rows, const float *bias, const float
 const struct cabe_matmul_floats cabe_matmul_floats_scalar = {
     .f32 = f32, .widen = widen, .store = store, .panels_many = 1, .panels_few = 1};
 const struct cabe_matmul_ints cabe_matmul_ints_scalar = {
-    .quantise = quantise, .dot = dot, .panels_many = 1, .panels_few = 1};
+    .quantise = quantise, .unpack = unpack, .dot = dot};
