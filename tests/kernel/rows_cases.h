@@ -238,7 +238,7 @@ static void small_integers(void **state)
         }
 }
 
-static void to_i8(void **state)
+static void to_int8(void **state)
 {
     (void)state;
     for (size_t l = 0; l < N_LENGTHS; l++)
@@ -514,7 +514,7 @@ static int run_cases(const struct cabe_row_kernels *level, const char *name)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(conversions), cmocka_unit_test(every_half), cmocka_unit_test(small_integers),
-        cmocka_unit_test(to_i8),       cmocka_unit_test(norms),      cmocka_unit_test(activations),
+        cmocka_unit_test(to_int8),       cmocka_unit_test(norms),      cmocka_unit_test(activations),
         cmocka_unit_test(sums),        cmocka_unit_test(gathers),    cmocka_unit_test(pools),
         cmocka_unit_test(attentions),  cmocka_unit_test(nan_stays),
     };
