@@ -28,6 +28,10 @@ if(CABE_SANITIZE)
     -fno-sanitize-recover=all)
   target_link_options(cabe_flags INTERFACE -fsanitize=${CABE_SANITIZE})
 endif()
+if(CABE_FUZZ) # the rooms too, or the fuzzers would not see which code an input reaches
+  target_compile_options(cabe_flags INTERFACE -fsanitize=fuzzer-no-link)
+  target_link_options(cabe_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
 set(CABE_ROOMS "")
 
 # cabe_room(NAME DEPS room... LIBS library...)
