@@ -47,6 +47,12 @@ static enum cabe_status read_tokens(struct cabe_spec *spec, const struct cabe_so
     return CABE_OK;
 }
 
+/* Unigram models' mask takes the space before it; GGUF has no field for that. */
+static int is_mask(const struct cabe_spec_token *token)
+{
+    return token->bytes == 6 && memcmp(token->text, "<mask>", 6) == 0;
+}
+
 /* Control tokens and the person's own are found in the text as it is. */
 static enum cabe_status read_added(struct cabe_spec *spec, const struct cabe_source *source, struct cabe_error *err)
 {
@@ -67,7 +73,8 @@ static enum cabe_status read_added(struct cabe_spec *spec, const struct cabe_sou
             continue;
         spec->added[spec->n_added++] =
             (struct cabe_spec_added){token->text, token->bytes, (int32_t)i,
-                                     type == TYPE_USER_DEFINED ? 0 : CABE_ADDED_SPECIAL};
+                                     (type == TYPE_USER_DEFINED ? 0 : CABE_ADDED_SPECIAL) |
+                                         (is_mask(token) ? CABE_ADDED_LSTRIP : 0)};
     }
     return CABE_OK;
 }
