@@ -11,6 +11,8 @@ static const struct cabe_command *const commands[] = {
     &cabe_cmd_list,
     &cabe_cmd_show,
     &cabe_cmd_rm,
+    &cabe_cmd_fit,
+    &cabe_cmd_embed,
     NULL,
 };
 

@@ -114,15 +114,22 @@ static int is_quantised(enum cabe_dtype dtype)
     return dtype == CABE_Q8_0 || dtype == CABE_Q4_0 || dtype == CABE_I8;
 }
 
+enum cabe_dtype cabe_model_main_dtype(const struct cabe_model *model)
+{
+    const struct cabe_model_weight *table = NULL;
+
+    for (int32_t i = 0; i < model->n_weights; i++) {
+        if (model->weight[i].role == CABE_ROLE_MATRIX)
+            return model->weight[i].from;
+        if (model->weight[i].role == CABE_ROLE_TABLE && !table)
+            table = &model->weight[i];
+    }
+    return table ? table->from : CABE_F32;
+}
+
 int cabe_model_is_quantised(const struct cabe_model *model)
 {
-    for (int32_t i = 0; i < model->n_weights; i++) {
-        const struct cabe_model_weight *weight = &model->weight[i];
-
-        if ((weight->role == CABE_ROLE_MATRIX || weight->role == CABE_ROLE_TABLE) && !is_quantised(weight->from))
-            return 0;
-    }
-    return 1;
+    return is_quantised(cabe_model_main_dtype(model));
 }
 
 /* A quantised source is never widened nor quantised again. A shape that the wish does not suit is kept in f16 or f32. */

@@ -29,6 +29,8 @@ CABE_CHECKED enum cabe_status cabe_tokenizer_compile(const struct cabe_source *s
 /* The same from a parsed tokenizer.json; `name` is used in messages. */
 CABE_CHECKED enum cabe_status cabe_tokenizer_compile_json(const json_t *document, const char *name, void **block,
                                                           size_t *bytes, struct cabe_error *err);
+/* At least the bytes of the block that compiling this source would give, without compiling; for plans. */
+uint64_t cabe_tokenizer_bound(const struct cabe_source *source);
 /* Opens a compiled block, aligned to 8, that must outlive the tokenizer; name is used in messages. */
 CABE_CHECKED enum cabe_status cabe_tokenizer_open(struct cabe_tokenizer **out, const void *block, size_t bytes,
                                                   const char *name, struct cabe_error *err);

@@ -1,0 +1,93 @@
+/*
+ * The fitted copy: a model's weights in the layout the kernels read, and its tokenizer compiled, in one file that is
+ * mapped without copying or parsing.
+ *
+ * Keyed by the source's identity (path, size, time; its content hash is stored), the dtype and the version of the
+ * layouts; never by budget or batch, so one copy serves every plan that wants that dtype. Panels are the same on
+ * every CPU level.
+ *
+ * Format: a GGUF v3 file of architecture "cabe". Metadata: the description of the model as JSON, the identity of the
+ * source, an XXH3 checksum per tensor and one of the header. Tensors, all of type I8 and aligned to 4096:
+ * "segment.<i>" holds the weights of one segment of the graph as cabe_graph_finish() lays them out; "tokenizer" a
+ * compiled block of text/tokenizer.h; "host.<name>" what the host reads.
+ *
+ * Header and index are checked when it is opened; a tensor's checksum at its first touch, in the background where it
+ * is resident: cabe_fitted_check() before the first result is handed out. A damaged or stale copy is made anew.
+ *
+ * Where no cache folder can be written, the copy is made in memory and lives as long as the handle.
+ *
+ * Owner: who opens it. Thread: one, except read() and the background check.
+ */
+#ifndef CABE_FIT_FITTED_H
+#define CABE_FIT_FITTED_H
+
+#include <stdint.h>
+
+#include "base/cancel.h"
+#include "base/log.h"
+#include "cabe/ledger.h"
+#include "cabe/status.h"
+#include "model/model.h"
+
+struct cabe_fitted;
+
+struct cabe_fitted_config {
+    const char *path;                /* of the source: file or folder */
+    struct cabe_model_choice choice; /* dtype; precision is not part of the key */
+    const char *cache_dir;           /* of fitted copies; NULL: kept in memory */
+    uint64_t cache_limit_bytes;      /* older copies go when a new one would pass it; 0: no limit */
+    struct cabe_ledger *ledger;      /* charged for staging while it is made, and by load() */
+    struct cabe_log *log;            /* may be NULL */
+    const struct cabe_cancel *cancel;
+    const struct cabe_progress *progress;
+};
+
+/* The copy that is there for this source as it is now. CABE_ERR_NOT_FOUND: none, or one that is stale or damaged. */
+CABE_CHECKED enum cabe_status cabe_fitted_find(struct cabe_fitted **out, const struct cabe_fitted_config *config,
+                                               struct cabe_error *err);
+/*
+ * Makes the copy from an open source and its description, in bounded memory: cabe_fitted_making_bytes() of staging.
+ * A write that fails for want of space or rights falls back to memory, with a warning in the log.
+ */
+CABE_CHECKED enum cabe_status cabe_fitted_make(struct cabe_fitted **out, const struct cabe_fitted_config *config,
+                                               const struct cabe_source *source, const struct cabe_model *model,
+                                               struct cabe_error *err);
+uint64_t cabe_fitted_making_bytes(const struct cabe_model *model, const struct cabe_model_choice *choice);
+void cabe_fitted_close(struct cabe_fitted *fitted); /* NULL is fine; gives back what load() charged */
+
+/* Valid until close. The graph's weights lie as in the segments. */
+const struct cabe_model *cabe_fitted_model(const struct cabe_fitted *fitted);
+const char *cabe_fitted_path(const struct cabe_fitted *fitted); /* of the copy; "(memory)" */
+uint64_t cabe_fitted_file_bytes(const struct cabe_fitted *fitted);
+
+/* What load() will charge: segments that stay (WEIGHTS), tokenizer and host tables (CACHES). */
+void cabe_fitted_bytes(const struct cabe_fitted *fitted, int stream, uint64_t *weights, uint64_t *caches);
+/*
+ * Charges the ledger and maps: with `stream` only what the host reads, else every segment, which is then made
+ * resident and checked in the background.
+ */
+CABE_CHECKED enum cabe_status cabe_fitted_load(struct cabe_fitted *fitted, struct cabe_ledger *ledger, int stream,
+                                               const char *place, struct cabe_error *err);
+/*
+ * Waits for the background check, once; later calls are cheap. CABE_ERR_FORMAT: a checksum is wrong; the copy has been
+ * removed. CABE_ERR_CHANGED: the file has shrunk since load().
+ */
+CABE_CHECKED enum cabe_status cabe_fitted_check(struct cabe_fitted *fitted, struct cabe_error *err);
+/* Every checksum of the copy, from disk. */
+CABE_CHECKED enum cabe_status cabe_fitted_verify(struct cabe_fitted *fitted, struct cabe_error *err);
+
+/* After load(). */
+const void *cabe_fitted_tokenizer(const struct cabe_fitted *fitted, size_t *bytes);
+const void *cabe_fitted_host(const struct cabe_fitted *fitted, const char *name); /* or NULL */
+int32_t cabe_fitted_n_segments(const struct cabe_fitted *fitted);
+/* The mapped whole and where in it a segment begins; NULL when streamed. */
+const void *cabe_fitted_memory(const struct cabe_fitted *fitted, uint64_t *bytes);
+uint64_t cabe_fitted_segment_offset(const struct cabe_fitted *fitted, int32_t segment);
+/* For struct cabe_weights: reads from the copy's file; `offset` as given by segment_offset. */
+enum cabe_status cabe_fitted_read(void *fitted, uint64_t offset, void *data, uint64_t bytes, struct cabe_error *err);
+
+/* Removes copies of the source at `path` (all sources when NULL) from a cache folder; bytes freed in *freed. */
+CABE_CHECKED enum cabe_status cabe_fitted_remove(const char *cache_dir, const char *path, uint64_t *freed,
+                                                 struct cabe_error *err);
+
+#endif
