@@ -3,7 +3,8 @@
  *
  *   I8    activations 0..127 by weights -64..64: two pairs add up in 16 bits before they are widened.
  *   Q8_0  |w| by a with the sign of w: one pair, at most 2 * 128 * 127. Activations are never -128.
- *   Q4_0  weights 0..15 by activations: a whole block of 8 pairs adds up in 16 bits, at most 16 * 15 * 127.
+ *   Q4_0  weights 0..15 by activations: a whole block of 8 pairs adds up in 16 bits, at most 16 * 15 * 127, and there
+ *         is room for - 8 sum(a), at most 32 * 8 * 127 the other way.
  */
 #include <immintrin.h>
 #include <string.h>
@@ -35,12 +36,50 @@ INLINE void add_block(__m256i sum, float scale_a, __m256 scale_w, float *acc, in
     _mm256_store_ps(acc, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, old));
 }
 
+/*
+ * The inner steps of four rows are in assembler: eight sums and what flows through them fill the registers, and
+ * compilers spill half of the sums. Rows are x0, x0 + stride, x0 + 2 stride and x3.
+ */
+#define SUMS(sum)                                                                                                      \
+    [s0] "+x"(sum[0]), [s1] "+x"(sum[1]), [s2] "+x"(sum[2]), [s3] "+x"(sum[3]), [s4] "+x"(sum[4]), [s5] "+x"(sum[5]),  \
+        [s6] "+x"(sum[6]), [s7] "+x"(sum[7])
+#define FOUR_ROWS(ROW, at)                                                                                             \
+    ROW(#at "(%[x0])", s0, s1) ROW(#at "(%[x0],%[stride])", s2, s3) ROW(#at "(%[x0],%[stride],2)", s4, s5)             \
+        ROW(#at "(%[x3])", s6, s7)
+
+/* Weights: ymm13 and ymm14 inputs 0..3, ymm12 and memory inputs 4..7. */
+#define I8_ROW(x, sum0, sum1)                                                                                          \
+    "vpbroadcastd " x ", %%ymm8\n\tvpbroadcastd 4+" x ", %%ymm9\n\t"                                                  \
+    "vpmaddubsw %%ymm13, %%ymm8, %%ymm10\n\tvpmaddubsw %%ymm14, %%ymm8, %%ymm8\n\t"                                  \
+    "vpmaddubsw %%ymm12, %%ymm9, %%ymm11\n\tvpmaddubsw 96(%[w]), %%ymm9, %%ymm9\n\t"                                 \
+    "vpaddw %%ymm11, %%ymm10, %%ymm10\n\tvpaddw %%ymm9, %%ymm8, %%ymm8\n\t"                                          \
+    "vpmaddwd %%ymm15, %%ymm10, %%ymm10\n\tvpmaddwd %%ymm15, %%ymm8, %%ymm8\n\t"                                     \
+    "vpaddd %%ymm10, %[" #sum0 "], %[" #sum0 "]\n\tvpaddd %%ymm8, %[" #sum1 "], %[" #sum1 "]\n\t"
+
+INLINE void i8_sums4(const uint8_t *x, int64_t stride, const uint8_t *w, int64_t pairs, __m256i sum[ROWS * 2])
+{
+    const uint8_t *x3 = x + 3 * stride;
+
+    __asm__("vpcmpeqw %%ymm15, %%ymm15, %%ymm15\n\tvpabsw %%ymm15, %%ymm15\n\t"
+            "1:\n\t"
+            "vmovdqa (%[w]), %%ymm13\n\tvmovdqa 32(%[w]), %%ymm14\n\tvmovdqa 64(%[w]), %%ymm12\n\t"
+            FOUR_ROWS(I8_ROW, 0)
+            "add $128, %[w]\n\tadd $8, %[x0]\n\tadd $8, %[x3]\n\tdec %[pairs]\n\tjnz 1b\n\t"
+            : SUMS(sum), [x0] "+r"(x), [x3] "+r"(x3), [w] "+r"(w), [pairs] "+r"(pairs)
+            : [stride] "r"(stride)
+            : "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
+}
+
 /* `pairs` times eight inputs of m rows; sums go on from `sum` [row][half]. */
 INLINE void i8_sums(const uint8_t *const row[ROWS], const uint8_t *w, int64_t pairs, __m256i sum[ROWS * 2], const int m)
 {
     const __m256i ones = _mm256_set1_epi16(1);
     int64_t at = 0;
 
+    if (m == ROWS) {
+        i8_sums4(row[0], row[1] - row[0], w, pairs, sum);
+        return;
+    }
     for (; pairs > 0; pairs--, at += 8, w += 128)
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
@@ -95,13 +134,41 @@ INLINE void i8_rows(const uint8_t *records, uint64_t record_bytes, const uint8_t
     }
 }
 
+/* Weights: ymm13 and ymm14, their magnitudes ymm11 and ymm12. */
+#define Q8_ROW(x, sum0, sum1)                                                                                          \
+    "vpbroadcastd " x ", %%ymm8\n\t"                                                                                  \
+    "vpsignb %%ymm13, %%ymm8, %%ymm9\n\tvpsignb %%ymm14, %%ymm8, %%ymm8\n\t"                                         \
+    "vpmaddubsw %%ymm9, %%ymm11, %%ymm9\n\tvpmaddubsw %%ymm8, %%ymm12, %%ymm8\n\t"                                   \
+    "vpmaddwd %%ymm15, %%ymm9, %%ymm9\n\tvpmaddwd %%ymm15, %%ymm8, %%ymm8\n\t"                                       \
+    "vpaddd %%ymm9, %[" #sum0 "], %[" #sum0 "]\n\tvpaddd %%ymm8, %[" #sum1 "], %[" #sum1 "]\n\t"
+#define Q8_STEP(at, w0, w1)                                                                                            \
+    "vmovdqa " #w0 "(%[w]), %%ymm13\n\tvmovdqa " #w1 "(%[w]), %%ymm14\n\t"                                           \
+    "vpabsb %%ymm13, %%ymm11\n\tvpabsb %%ymm14, %%ymm12\n\t" FOUR_ROWS(Q8_ROW, at)
+
+INLINE void q8_sums4(const uint8_t *x, int64_t stride, const uint8_t *w, __m256i sum[ROWS * 2])
+{
+    const uint8_t *x3 = x + 3 * stride;
+
+    __asm__("vpcmpeqw %%ymm15, %%ymm15, %%ymm15\n\tvpabsw %%ymm15, %%ymm15\n\t"
+            Q8_STEP(0, 0, 32) Q8_STEP(4, 64, 96) Q8_STEP(8, 128, 160) Q8_STEP(12, 192, 224)
+            Q8_STEP(16, 256, 288) Q8_STEP(20, 320, 352) Q8_STEP(24, 384, 416) Q8_STEP(28, 448, 480)
+            : SUMS(sum)
+            : [x0] "r"(x), [x3] "r"(x3), [w] "r"(w), [stride] "r"(stride)
+            : "xmm8", "xmm9", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory");
+}
+
 /* 32 inputs of Q8_0; sums of products. */
 INLINE void q8_sums(const uint8_t *const row[ROWS], const uint8_t *w, __m256i sum[ROWS * 2], const int m)
 {
     const __m256i ones = _mm256_set1_epi16(1);
 
+#pragma GCC unroll 8
     for (int j = 0; j < m * 2; j++)
         sum[j] = _mm256_setzero_si256();
+    if (m == ROWS) {
+        q8_sums4(row[0], row[1] - row[0], w, sum);
+        return;
+    }
     for (int at = 0; at < 32; at += 4, w += 64)
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
@@ -117,21 +184,40 @@ INLINE void q8_sums(const uint8_t *const row[ROWS], const uint8_t *w, __m256i su
         }
 }
 
-/* 32 inputs of Q4_0 whose quants are bytes already: sums of products in 16 bits, pairs side by side. */
+#define Q4_ROW(x, sum0, sum1)                                                                                          \
+    "vpbroadcastd " x ", %%ymm8\n\t"                                                                                  \
+    "vpmaddubsw %%ymm8, %%ymm13, %%ymm9\n\tvpmaddubsw %%ymm8, %%ymm14, %%ymm8\n\t"                                   \
+    "vpaddw %%ymm9, %[" #sum0 "], %[" #sum0 "]\n\tvpaddw %%ymm8, %[" #sum1 "], %[" #sum1 "]\n\t"
+#define Q4_STEP(at, w0, w1)                                                                                            \
+    "vmovdqa " #w0 "(%[w]), %%ymm13\n\tvmovdqa " #w1 "(%[w]), %%ymm14\n\t" FOUR_ROWS(Q4_ROW, at)
+
+INLINE void q4_sums4(const uint8_t *x, int64_t stride, const uint8_t *w, __m256i sum[ROWS * 2])
+{
+    const uint8_t *x3 = x + 3 * stride;
+
+    __asm__(Q4_STEP(0, 0, 32) Q4_STEP(4, 64, 96) Q4_STEP(8, 128, 160) Q4_STEP(12, 192, 224)
+            Q4_STEP(16, 256, 288) Q4_STEP(20, 320, 352) Q4_STEP(24, 384, 416) Q4_STEP(28, 448, 480)
+            : SUMS(sum)
+            : [x0] "r"(x), [x3] "r"(x3), [w] "r"(w), [stride] "r"(stride)
+            : "xmm8", "xmm9", "xmm13", "xmm14", "memory");
+}
+
+/* 32 inputs of Q4_0 whose quants are bytes already: sums go on from `sum` in 16 bits, pairs side by side. */
 INLINE void q4_sums(const uint8_t *const row[ROWS], const uint8_t *w, __m256i sum[ROWS * 2], const int m)
 {
-#pragma GCC unroll 8
+    if (m == ROWS) {
+        q4_sums4(row[0], row[1] - row[0], w, sum);
+        return;
+    }
     for (int g = 0; g < 8; g++)
 #pragma GCC unroll 2
         for (int half = 0; half < 2; half++) {
             __m256i quants = load(w + g * 64 + half * 32);
 
 #pragma GCC unroll 4
-            for (int r = 0; r < m; r++) {
-                __m256i s = _mm256_maddubs_epi16(quants, four_inputs(row[r] + g * 4));
-
-                sum[r * 2 + half] = g ? _mm256_add_epi16(sum[r * 2 + half], s) : s;
-            }
+            for (int r = 0; r < m; r++)
+                sum[r * 2 + half] = _mm256_add_epi16(sum[r * 2 + half],
+                                                     _mm256_maddubs_epi16(quants, four_inputs(row[r] + g * 4)));
         }
 }
 
@@ -152,7 +238,7 @@ INLINE void q4_packed_sums(const uint8_t *const row[ROWS], const uint8_t *w, __m
                 __m256i s = _mm256_add_epi16(_mm256_maddubs_epi16(first, four_inputs(row[r] + g * 4)),
                                              _mm256_maddubs_epi16(second, four_inputs(row[r] + g * 4 + 16)));
 
-                sum[r * 2 + half] = g ? _mm256_add_epi16(sum[r * 2 + half], s) : s;
+                sum[r * 2 + half] = _mm256_add_epi16(sum[r * 2 + half], s);
             }
         }
 }
@@ -175,6 +261,13 @@ INLINE void block32_rows(const uint8_t *records, uint64_t record_bytes, const ui
         __m256i sum[ROWS * 2];
         __m256 scale[2];
 
+        if (quants != Q8)
+#pragma GCC unroll 8
+            for (int j = 0; j < m * 2; j++) { /* - 8 sum(a) begins the lower half of each pair; it stays in 16 bits */
+                const struct cabe_matmul_meta *of_row = (const void *)(meta + (uint64_t)(j / 2) * record_bytes);
+
+                sum[j] = _mm256_set1_epi32(of_row->offset & 0xFFFF);
+            }
         if (quants == Q8)
             q8_sums(row, w, sum, m);
         else if (quants == Q4_UNPACKED)
@@ -193,7 +286,7 @@ INLINE void block32_rows(const uint8_t *records, uint64_t record_bytes, const ui
                 __m256i s = sum[r * 2 + half];
 
                 if (quants != Q8)
-                    s = _mm256_sub_epi32(_mm256_madd_epi16(s, ones), _mm256_set1_epi32(8 * of_row->offset));
+                    s = _mm256_madd_epi16(s, ones);
                 add_block(s, of_row->scale, scale[half], acc + r * 16 + half * 8, b == 0);
             }
             row[r] += 32;
@@ -314,7 +407,7 @@ INLINE void quantise_unsigned(const float *x, int64_t n, uint8_t *q, struct cabe
 }
 
 /* 32 values. */
-INLINE void quantise_signed(const float *x, uint8_t *q, struct cabe_matmul_meta *meta)
+INLINE void quantise_signed(const float *x, uint8_t *q, struct cabe_matmul_meta *meta, int factor)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f), most = _mm256_set1_ps(127.0f), least = _mm256_set1_ps(-127.0f);
     __m256 hi = _mm256_setzero_ps(), v[4];
@@ -335,7 +428,7 @@ INLINE void quantise_signed(const float *x, uint8_t *q, struct cabe_matmul_meta 
     sum = _mm256_add_epi32(sum, _mm256_permute2x128_si256(sum, sum, 1));
     sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0x4E));
     sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0xB1));
-    meta->offset = _mm256_extract_epi32(sum, 0);
+    meta->offset = factor * _mm256_extract_epi32(sum, 0);
 }
 
 static void quantise(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *record)
@@ -346,7 +439,7 @@ static void quantise(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *
 
     if (dtype != CABE_I8) {
         for (; i < k; i += 32)
-            quantise_signed(x + i, record + i, meta++);
+            quantise_signed(x + i, record + i, meta++, dtype == CABE_Q4_0 ? -8 : 1);
         return;
     }
     for (; i + CABE_I8_BLOCK <= k; i += CABE_I8_BLOCK)

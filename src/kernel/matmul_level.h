@@ -31,7 +31,7 @@
 
 struct cabe_matmul_meta {
     float scale;
-    int32_t offset; /* I8: the zero point; Q8_0, Q4_0: the sum of the block's quants */
+    int32_t offset; /* I8: the zero point; Q8_0: the sum of the block's quants; Q4_0: - 8 times the sum */
 };
 
 /* Precision HIGH. */

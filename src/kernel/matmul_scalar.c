@@ -98,7 +98,7 @@ static void quantise_unsigned(const float *x, int64_t n, uint8_t *q, struct cabe
         q[i] = (uint8_t)clamp(rintf(x[i] * inverse) + zero, 0, 127);
 }
 
-static void quantise_signed(const float *x, int64_t n, uint8_t *q, struct cabe_matmul_meta *meta)
+static void quantise_signed(const float *x, int64_t n, uint8_t *q, struct cabe_matmul_meta *meta, int factor)
 {
     float most = 0, inverse;
 
@@ -111,7 +111,7 @@ static void quantise_signed(const float *x, int64_t n, uint8_t *q, struct cabe_m
         int value = (int)clamp(rintf(x[i] * inverse), -127, 127);
 
         q[i] = (uint8_t)value;
-        meta->offset += value;
+        meta->offset += factor * value;
     }
 }
 
@@ -126,7 +126,7 @@ static void quantise(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *
         if (dtype == CABE_I8)
             quantise_unsigned(x + begin, n, record + begin, &meta);
         else
-            quantise_signed(x + begin, n, record + begin, &meta);
+            quantise_signed(x + begin, n, record + begin, &meta, dtype == CABE_Q4_0 ? -8 : 1);
         memcpy(record + cabe_record_meta(k) + (uint64_t)(begin / block) * sizeof meta, &meta, sizeof meta);
     }
     for (int64_t i = k; i < cabe_record_k(k); i++)
@@ -151,7 +151,7 @@ static float dot_one(enum cabe_dtype dtype, const uint8_t *record, const uint8_t
             memcpy(&weights, panel + (uint64_t)((blocks + b) * CABE_PANEL + output) * 4, sizeof weights);
             sum = (int32_t)((uint32_t)sum - (uint32_t)meta.offset * (uint32_t)weights);
         } else if (dtype == CABE_Q4_0) {
-            sum -= 8 * meta.offset;
+            sum += meta.offset;
         }
         acc = fmaf((float)sum,
                    meta.scale * (dtype == CABE_I8 ? scale_f32(panel, b, output) : scale_f16(panel, b, output)), acc);
