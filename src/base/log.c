@@ -252,7 +252,8 @@ void cabe_log(struct cabe_log *log, enum cabe_log_level level, const char *event
     json_t *packed = NULL;
     va_list args;
 
-    if (!cabe_log_wants(log, level))
+    /* A reference that "o" hands over is taken also when nothing is written. */
+    if (!cabe_log_wants(log, level) && !(fields && strchr(fields, 'o')))
         return;
     if (fields) {
         va_start(args, fields);

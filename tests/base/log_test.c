@@ -108,6 +108,7 @@ static void what_cannot_be_packed(void **state)
     cabe_log(sink.log, CABE_LOG_ERROR, "bare", NULL);
     assert_non_null(strstr(sink.text, " error bare\n"));
     cabe_log(NULL, CABE_LOG_ERROR, "nowhere", "{s:s}", "a", "b");
+    cabe_log(NULL, CABE_LOG_ERROR, "nowhere", "{s:o}", "a", json_string("taken all the same"));
     assert_false(cabe_log_wants(NULL, CABE_LOG_ERROR));
     close_sink(&sink);
     cabe_log_close(NULL);
