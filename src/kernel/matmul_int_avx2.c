@@ -148,13 +148,14 @@ INLINE void i8_rows(const uint8_t *records, uint64_t record_bytes, const uint8_t
 INLINE void q8_sums4(const uint8_t *x, int64_t stride, const uint8_t *w, __m256i sum[ROWS * 2])
 {
     const uint8_t *x3 = x + 3 * stride;
+    int64_t pairs = 4;
 
     __asm__("vpcmpeqw %%ymm15, %%ymm15, %%ymm15\n\tvpabsw %%ymm15, %%ymm15\n\t"
-            Q8_STEP(0, 0, 32) Q8_STEP(4, 64, 96) Q8_STEP(8, 128, 160) Q8_STEP(12, 192, 224)
-            Q8_STEP(16, 256, 288) Q8_STEP(20, 320, 352) Q8_STEP(24, 384, 416) Q8_STEP(28, 448, 480)
-            : SUMS(sum)
-            : [x0] "r"(x), [x3] "r"(x3), [w] "r"(w), [stride] "r"(stride)
-            : "xmm8", "xmm9", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory");
+            "1:\n\t" Q8_STEP(0, 0, 32) Q8_STEP(4, 64, 96)
+            "add $128, %[w]\n\tadd $8, %[x0]\n\tadd $8, %[x3]\n\tdec %[pairs]\n\tjnz 1b\n\t"
+            : SUMS(sum), [x0] "+r"(x), [x3] "+r"(x3), [w] "+r"(w), [pairs] "+r"(pairs)
+            : [stride] "r"(stride)
+            : "xmm8", "xmm9", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
 }
 
 /* 32 inputs of Q8_0; sums of products. */
@@ -194,12 +195,13 @@ INLINE void q8_sums(const uint8_t *const row[ROWS], const uint8_t *w, __m256i su
 INLINE void q4_sums4(const uint8_t *x, int64_t stride, const uint8_t *w, __m256i sum[ROWS * 2])
 {
     const uint8_t *x3 = x + 3 * stride;
+    int64_t pairs = 4;
 
-    __asm__(Q4_STEP(0, 0, 32) Q4_STEP(4, 64, 96) Q4_STEP(8, 128, 160) Q4_STEP(12, 192, 224)
-            Q4_STEP(16, 256, 288) Q4_STEP(20, 320, 352) Q4_STEP(24, 384, 416) Q4_STEP(28, 448, 480)
-            : SUMS(sum)
-            : [x0] "r"(x), [x3] "r"(x3), [w] "r"(w), [stride] "r"(stride)
-            : "xmm8", "xmm9", "xmm13", "xmm14", "memory");
+    __asm__("1:\n\t" Q4_STEP(0, 0, 32) Q4_STEP(4, 64, 96)
+            "add $128, %[w]\n\tadd $8, %[x0]\n\tadd $8, %[x3]\n\tdec %[pairs]\n\tjnz 1b\n\t"
+            : SUMS(sum), [x0] "+r"(x), [x3] "+r"(x3), [w] "+r"(w), [pairs] "+r"(pairs)
+            : [stride] "r"(stride)
+            : "xmm8", "xmm9", "xmm13", "xmm14", "memory", "cc");
 }
 
 /* 32 inputs of Q4_0 whose quants are bytes already: sums go on from `sum` in 16 bits, pairs side by side. */
