@@ -176,7 +176,9 @@ static enum cabe_status alloc_staging(struct cabe_program *program, struct cabe_
     if (status != CABE_OK)
         return status;
     program->staged_bytes = bytes;
-    return cabe_pages_map(&program->staging, bytes, 0, err);
+    if (program->placing.chunk_bytes == 0)
+        return CABE_OK;
+    return cabe_pages_map(&program->chunk, program->placing.chunk_bytes, 0, err);
 }
 
 /* The block, the window and staging, as measured. */
@@ -266,7 +268,7 @@ void cabe_program_close(struct cabe_program *program)
         program->device->backend->release(program);
     cabe_buffer_free(program->window);
     cabe_buffer_free(program->block);
-    cabe_pages_unmap(program->staging, program->staged_bytes);
+    cabe_pages_unmap(program->chunk, program->placing.chunk_bytes);
     if (program->staged_bytes)
         cabe_ledger_release(program->device->config.ledger, CABE_HOST, CABE_PURPOSE_STAGING, program->staged_bytes,
                             program->place);

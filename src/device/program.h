@@ -15,7 +15,7 @@ struct cabe_placing {
     uint64_t slot_bytes;   /* of the window; slot k % n_slots holds the k-th streamed segment */
     int n_slots;
     uint64_t chunk_bytes;  /* staging: what is read before it is uploaded; 0 where it is read in place */
-    uint64_t staging_bytes;
+    uint64_t staging_bytes; /* the chunk and the reader's stack */
     int n_orders;
 };
 
@@ -60,7 +60,7 @@ struct cabe_program {
     struct cabe_placing placing;
     struct cabe_buffer *block, *window;
     uint64_t staged_bytes; /* in the ledger */
-    void *staging;
+    void *chunk;           /* of staging; NULL where weights are read in place */
     struct cabe_stream *stream; /* NULL where nothing is streamed */
 
     int64_t symbols[CABE_N_SYMBOLS]; /* of the last run; 0 before the first */

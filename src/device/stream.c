@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "base/memory.h"
 #include "device/program.h"
@@ -95,19 +94,18 @@ static void *reader(void *arg)
     return NULL;
 }
 
-/* On a stack from staging, whose lowest page is a guard; signals stay with the threads that expect them. */
-static int start_reader(struct cabe_stream *stream, uint8_t *stack)
+/* Signals stay with the threads that expect them. */
+static int start_reader(struct cabe_stream *stream)
 {
     pthread_attr_t attr;
     sigset_t all, old;
     int error;
 
-    error = mprotect(stack, 4096, PROT_NONE);
-    if (error || (error = pthread_attr_init(&attr)) != 0)
+    if (pthread_attr_init(&attr) != 0)
         return 0;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    error = pthread_attr_setstack(&attr, stack + 4096, CABE_STREAM_STACK_BYTES - 4096);
+    error = pthread_attr_setstacksize(&attr, CABE_STREAM_STACK_BYTES);
     if (error == 0)
         error = pthread_create(&stream->thread, &attr, reader, stream);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -119,7 +117,6 @@ enum cabe_status cabe_stream_open(struct cabe_stream **out, struct cabe_program 
                                   const struct cabe_weights *weights, struct cabe_error *err)
 {
     struct cabe_stream *stream = cabe_calloc(1, sizeof *stream);
-    uint8_t *staging = program->staging;
 
     *out = NULL;
     if (!stream)
@@ -127,11 +124,11 @@ enum cabe_status cabe_stream_open(struct cabe_stream **out, struct cabe_program 
     stream->program = program;
     stream->read = weights->read;
     stream->self = weights->self;
-    stream->chunk = program->placing.chunk_bytes ? staging + CABE_STREAM_STACK_BYTES : NULL;
+    stream->chunk = program->chunk;
     stream->wanted = stream->held[0] = stream->held[1] = -1;
     pthread_mutex_init(&stream->lock, NULL);
     pthread_cond_init(&stream->changed, NULL);
-    stream->started = start_reader(stream, staging);
+    stream->started = start_reader(stream);
     if (!stream->started) {
         cabe_stream_close(stream);
         return cabe_fail(err, CABE_ERR_OOM, "%s: the system refused a thread to read streamed weights",
