@@ -127,7 +127,7 @@ static enum cabe_status alloc_buffer(struct cabe_buffer **out, struct cabe_devic
     if (!buffer)
         return CABE_ERR_OOM;
     buffer->populate = populate;
-    status = cabe_ledger_reserve(device->config.ledger, device->config.ledger_device, purpose, held, place, err);
+    status = cabe_ledger_reserve(device->config.ledger, device->config.ledger_device, purpose, held, buffer->place, err);
     if (status == CABE_OK) {
         buffer->held_bytes = held;
         count(&device->held_bytes, held);
