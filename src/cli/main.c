@@ -11,8 +11,11 @@ static const struct cabe_command *const commands[] = {
     &cabe_cmd_list,
     &cabe_cmd_show,
     &cabe_cmd_rm,
+    &cabe_cmd_plan,
     &cabe_cmd_fit,
     &cabe_cmd_embed,
+    &cabe_cmd_search,
+    &cabe_cmd_analyze,
     NULL,
 };
 

@@ -31,6 +31,16 @@ static uint64_t measure(const struct cabe_index_config *config)
     return arena.used_bytes ? cabe_pages_round(arena.used_bytes) : 0;
 }
 
+void cabe_exact_outline(struct cabe_exact *out, const struct cabe_index_config *config, int64_t n_rows,
+                        const struct cabe_kernels *kernels)
+{
+    memset(out, 0, sizeof *out);
+    out->head.config = *config;
+    out->head.n_rows = n_rows;
+    out->head.kernels = kernels;
+    out->fd = -1;
+}
+
 enum cabe_status cabe_exact_take(const struct cabe_exact *exact, void **out, uint64_t bytes, const char *place,
                                  struct cabe_error *err)
 {

@@ -17,6 +17,10 @@ struct cabe_exact {
     char *path;
 };
 
+/* An exact index of n_rows that holds nothing: enough to be measured. */
+void cabe_exact_outline(struct cabe_exact *out, const struct cabe_index_config *config, int64_t n_rows,
+                        const struct cabe_kernels *kernels);
+
 /* What one member needs to look at a run of up to n_max rows as f32. */
 struct cabe_exact_view {
     float *wide;  /* NULL where rows are f32 in memory */

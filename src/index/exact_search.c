@@ -85,6 +85,15 @@ uint64_t cabe_exact_search_bytes(const struct cabe_index *index, int64_t n_queri
     return arena.used_bytes == UINT64_MAX ? UINT64_MAX : cabe_pages_round(arena.used_bytes);
 }
 
+uint64_t cabe_index_search_plan(const struct cabe_index_config *config, int64_t n_rows, int64_t n_queries, int64_t k,
+                                const struct cabe_kernels *kernels, int n_members)
+{
+    struct cabe_exact outline;
+
+    cabe_exact_outline(&outline, config, n_rows, kernels);
+    return cabe_exact_search_bytes(&outline.head, n_queries, k, n_members);
+}
+
 static void fail(struct search *s, struct member *m, enum cabe_status status)
 {
     m->status = status;

@@ -78,6 +78,9 @@ CABE_CHECKED enum cabe_status cabe_index_get(const struct cabe_index *index, int
 
 /* Bytes charged while a search of n_queries runs. */
 uint64_t cabe_index_search_bytes(const struct cabe_index *index, int64_t n_queries, int64_t k, int n_members);
+/* The same before there is an index, for plans: a resident one of n_rows. */
+uint64_t cabe_index_search_plan(const struct cabe_index_config *config, int64_t n_rows, int64_t n_queries, int64_t k,
+                                const struct cabe_kernels *kernels, int n_members);
 /* The k best rows of each query: hits[q * k ...], n_hits[q] of them (fewer where there are fewer rows). k >= 1. */
 CABE_CHECKED enum cabe_status cabe_index_search(struct cabe_index *index, const float *queries, int64_t n_queries,
                                                 int64_t k, struct cabe_hit *hits, int32_t *n_hits,
@@ -117,6 +120,10 @@ struct cabe_join_bytes {
 };
 struct cabe_join_bytes cabe_join_measure(const struct cabe_index *index, const struct cabe_join_config *config,
                                          int n_members);
+/* The same before there is an index, for plans: a resident one of n_rows. */
+struct cabe_join_bytes cabe_join_plan(const struct cabe_index_config *index, int64_t n_rows,
+                                      const struct cabe_join_config *config, const struct cabe_kernels *kernels,
+                                      int n_members);
 CABE_CHECKED enum cabe_status cabe_join_run(struct cabe_join **out, struct cabe_index *index,
                                             const struct cabe_join_config *config, const struct cabe_index_run *run,
                                             struct cabe_error *err);

@@ -129,6 +129,16 @@ struct cabe_join_bytes cabe_join_measure(const struct cabe_index *index, const s
     return bytes;
 }
 
+struct cabe_join_bytes cabe_join_plan(const struct cabe_index_config *index, int64_t n_rows,
+                                      const struct cabe_join_config *config, const struct cabe_kernels *kernels,
+                                      int n_members)
+{
+    struct cabe_exact outline;
+
+    cabe_exact_outline(&outline, index, n_rows, kernels);
+    return cabe_join_measure(&outline.head, config, n_members);
+}
+
 static void offer(struct work *w, int64_t row, struct cabe_hit hit)
 {
     struct cabe_join *join = w->join;

@@ -56,11 +56,12 @@ struct cabe_analyze_result {
     const struct cabe_sentence *sentence; /* the compared ones */
     const struct cabe_idea_pair *pair;    /* best first */
     uint64_t n_pairs;
-    const struct cabe_idea_group *group; /* largest and strongest first */
+    const struct cabe_idea_group *group; /* strongest first */
     uint64_t n_groups;
     const uint32_t *member;
     const struct cabe_analyze_phase *phase;
     int n_phases;
+    uint64_t peak_bytes; /* highest resident size of the run */
 };
 
 struct cabe_analyze_job;

@@ -9,6 +9,7 @@ void cabe_ideas_place(struct cabe_ideas *ideas, struct cabe_arena *arena, uint64
 {
     ideas->max_pairs = max_pairs;
     ideas->pair = cabe_arena_take(arena, max_pairs, sizeof *ideas->pair, 64);
+    ideas->found = cabe_arena_take(arena, max_pairs, sizeof *ideas->found, 64);
     ideas->link = cabe_arena_take(arena, max_pairs, 2 * sizeof *ideas->link, 64);
     ideas->group = cabe_arena_take(arena, n, sizeof *ideas->group, 64);
     ideas->member = cabe_arena_take(arena, n, sizeof *ideas->member, 64);
@@ -143,9 +144,9 @@ static int group_after(const void *a, const void *b, const void *context)
     const struct cabe_idea_group *x = a, *y = b;
 
     (void)context;
-    if (x->n != y->n)
-        return x->n < y->n;
-    return x->score != y->score ? x->score < y->score : x->first > y->first;
+    if (x->score != y->score)
+        return x->score < y->score;
+    return x->n != y->n ? x->n < y->n : x->first > y->first;
 }
 
 /* ---- groups ---- */

@@ -10,6 +10,7 @@
 #define CABE_TASK_IDEAS_H
 
 #include "base/arena.h"
+#include "index/index.h"
 #include "task/analyze.h"
 
 struct cabe_ideas {
@@ -19,6 +20,7 @@ struct cabe_ideas {
     uint64_t n_groups;
     uint32_t *member;
     /* working */
+    struct cabe_pair *found; /* what the join gives */
     uint64_t *first;   /* by sentence: its pairs in `link`; [n + 1] */
     uint32_t *link;    /* pair numbers, two a pair */
     float *strength;   /* by sentence: sum of its pairs' scores */

@@ -1,0 +1,114 @@
+#include <string.h>
+
+#include "options.h"
+#include "task/analyze.h"
+#include "task/embed.h"
+
+static const struct option long_options[] = {
+    CLI_COMMON_OPTIONS,
+    CLI_MODEL_OPTIONS,
+    {"describe", required_argument, NULL, CLI_DESCRIBE},
+    {"model", required_argument, NULL, 'm'},
+    {"rows", required_argument, NULL, CLI_ROWS},
+    {NULL, 0, NULL, 0},
+};
+
+struct wanted {
+    struct cli_options options;
+    const char *model;
+    int analyze; /* the task is an analysis of `files`; otherwise embedding */
+    char **files;
+    int n_files;
+};
+
+static enum cabe_status make(const struct wanted *w, struct cabe_session *session, struct cabe_plan *plan,
+                             struct cabe_error *err)
+{
+    struct cabe_analyze_job *analysis = NULL;
+    struct cabe_encoder *encoder = NULL;
+    struct cabe_embed_job job = {.session = session};
+    struct cabe_fit_task task;
+    char path[4096];
+    enum cabe_status status = cli_model_path(path, w->model, err);
+
+    if (status == CABE_OK)
+        status = cabe_encoder_find(&encoder, session, path, &w->options.wishes, err);
+    if (status == CABE_OK)
+        status = cabe_session_settle(session, err);
+    if (status == CABE_OK && w->analyze) {
+        struct cabe_analyze_wishes wishes = {.rows = w->options.rows};
+
+        status = cabe_analyze_open(&analysis, session, encoder, (const char *const *)w->files, w->n_files, &wishes,
+                                   err);
+        if (status == CABE_OK)
+            cabe_analyze_task(analysis, &task);
+    } else if (status == CABE_OK) {
+        job.encoder = encoder;
+        cabe_embed_task(&job, &task);
+    }
+    if (status == CABE_OK)
+        status = cabe_session_plan(session, plan, &task, err);
+    cabe_analyze_close(analysis);
+    cabe_encoder_close(encoder);
+    return status;
+}
+
+static int run(int argc, char **argv)
+{
+    static struct cabe_plan plan;
+    struct wanted w = {0};
+    struct cabe_session *session;
+    struct cabe_error err;
+    int option, code = 0;
+
+    cli_options_init(&w.options);
+    while ((option = getopt_long(argc, argv, "m:", long_options, NULL)) != -1) {
+        int taken = cli_options_take(&w.options, &cabe_cmd_plan, option);
+
+        if (option == CLI_HELP)
+            return cli_help(&cabe_cmd_plan);
+        if (option == 'm')
+            w.model = optarg;
+        else if (taken == 0)
+            return cli_usage(&cabe_cmd_plan, "unknown option");
+        if (taken < 0)
+            return cabe_status_exit_code(CABE_ERR_ARGUMENT);
+    }
+    if (optind == argc)
+        return cli_usage(&cabe_cmd_plan, "wanted a model or a task");
+    if (strcmp(argv[optind], "analyze") == 0) {
+        w.analyze = 1;
+        w.files = argv + optind + 1;
+        w.n_files = argc - optind - 1;
+        if (w.n_files == 0 || !w.model)
+            return cli_usage(&cabe_cmd_plan, "the task analyze wants files and --model");
+    } else if (optind == argc - 1) {
+        w.model = argv[optind];
+    } else {
+        return cli_usage(&cabe_cmd_plan, "wanted one model, got %d words", argc - optind);
+    }
+    session = cli_session(&w.options, 1, &code);
+    if (!session)
+        return code;
+    if (make(&w, session, &plan, &err) != CABE_OK)
+        code = cli_error(w.options.json, &err);
+    else if (w.options.json)
+        code = cli_print_json(cabe_plan_json(&plan));
+    else
+        cabe_plan_print(&plan, stdout);
+    cabe_session_close(session);
+    if (code == 0 && !plan.fits)
+        code = cabe_status_exit_code(CABE_ERR_BUDGET);
+    return code;
+}
+
+const struct cabe_command cabe_cmd_plan = {
+    .name = "plan",
+    .usage = "plan MODEL [OPTIONS] | plan analyze FILE... --model MODEL [OPTIONS]",
+    .summary = "What fits and how, before anything is loaded",
+    .help = "  --describe TEXT     plan for a machine that is not here: \"8 cores, 16 GB, gpu 6 GB\"\n"
+            "  -m, --model MODEL   the model of the task\n"
+            "  --rows T            keep stored embeddings as f32, f16 or int8\n" CLI_MODEL_HELP CLI_COMMON_HELP
+            "\nThe exit code is 0 when it fits and 6 when it does not.\n",
+    .run = run,
+};
