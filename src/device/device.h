@@ -89,9 +89,9 @@ struct cabe_weights {
 };
 
 struct cabe_program_bytes {
-    uint64_t activations; /* temporaries, inputs, outputs, kernel scratch of all members */
-    uint64_t window;      /* on the device, for streamed segments: two of the largest, or the only one */
-    uint64_t staging;     /* on the host: the reader of streamed segments, its stack and what it transfers */
+    uint64_t activations; /* temporaries, inputs, outputs, kernel scratch of all members; as such in the ledger */
+    uint64_t window;      /* on the device, for streamed segments: two of the largest, or the only one; as staging */
+    uint64_t staging;     /* on the host: the reader of streamed segments, its stack and what it transfers; likewise */
 };
 
 /* Exactly what compile reserves for these bounds (UINT64_MAX where there is no such size); `streamed[segment]` non-zero where streamed (NULL: none is). */
@@ -119,7 +119,9 @@ CABE_CHECKED enum cabe_status cabe_program_download(struct cabe_program *program
 /*
  * Starts a run with these symbol values (each at most its bound, at least 1; CABE_SYM_ONE is ignored). The event is
  * the program's own: wait for it before the next submit. `cancel` (may be NULL) is looked at between nodes.
- * Ids, offsets and the like are checked against their tables: a bad one is CABE_ERR_ARGUMENT, not a crash.
+ * Ids, offsets and the like are checked against their tables: a bad one is CABE_ERR_ARGUMENT, not a crash. What goes
+ * wrong during the run, and that it was cancelled, is told by cabe_event_wait(); the next run is whole again. Inputs
+ * stay until they are replaced.
  */
 CABE_CHECKED enum cabe_status cabe_program_submit(struct cabe_program *program, const int64_t symbols[CABE_N_SYMBOLS],
                                                   const struct cabe_cancel *cancel, struct cabe_event **event,

@@ -196,7 +196,7 @@ static enum cabe_status alloc_memory(struct cabe_program *program, struct cabe_e
     if (status != CABE_OK || placing->n_slots == 0)
         return status;
     status = cabe_buffer_alloc_resident(&program->window, program->device,
-                                        placing->slot_bytes * (uint64_t)placing->n_slots, CABE_PURPOSE_WEIGHTS,
+                                        placing->slot_bytes * (uint64_t)placing->n_slots, CABE_PURPOSE_STAGING,
                                         program->place, err);
     if (status != CABE_OK)
         return status;

@@ -10,21 +10,13 @@
 #include <cmocka.h>
 
 #include "base/memory.h"
+#include "random_graph.h"
 #include "tensor/graph.h"
 
-#define ONE(count) ((struct cabe_dim){count, CABE_SYM_ONE, 0})
-#define N_MAX 400
+#define N_MAX RANDOM_GRAPH_NODES_MAX
 
 static const struct cabe_dim tokens = {1, CABE_SYM_TOKENS, 0};
 static const struct cabe_dim n_offsets = {1, CABE_SYM_SEQUENCES, 1};
-
-static uint64_t random_state;
-
-static uint32_t rnd(uint32_t n)
-{
-    random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(random_state >> 33) % n;
-}
 
 /* The oracle: what must be intact when, written down from the nodes alone. */
 struct life {
@@ -120,83 +112,6 @@ static void check_layout(const struct cabe_graph *g, const int64_t bounds[CABE_N
         fail_msg("block %llu, most that lives at once %llu", (unsigned long long)block, (unsigned long long)most);
 }
 
-/* Values of 1 of 4 widths, joined at random. */
-static struct cabe_graph *random_graph(void)
-{
-    static const int64_t widths[] = {16, 48, 64, 256};
-    struct cabe_graph *g;
-    struct cabe_error err;
-    cabe_value pool[N_MAX];
-    int width[N_MAX], n = 0, n_nodes = 5 + (int)rnd(60);
-    cabe_value offsets, ids, w[4][4], table[4], gamma[4];
-    char name[32];
-
-    assert_int_equal(cabe_graph_open(&g, &err), CABE_OK);
-    offsets = cabe_graph_input(g, "offsets", CABE_I32, n_offsets, ONE(1));
-    ids = cabe_graph_input(g, "ids", CABE_I32, tokens, ONE(1));
-    for (int i = 0; i < 4; i++) {
-        snprintf(name, sizeof name, "table%d", i);
-        table[i] = cabe_graph_weight(g, name, CABE_F32, CABE_ROWS, 10, widths[i]);
-        snprintf(name, sizeof name, "gamma%d", i);
-        gamma[i] = cabe_graph_weight(g, name, CABE_F32, CABE_ROWS, 1, widths[i]);
-        for (int j = 0; j < 4; j++) {
-            snprintf(name, sizeof name, "w%d%d", i, j);
-            w[i][j] = cabe_graph_weight(g, name, CABE_F32, CABE_PANELS, widths[j], widths[i]);
-        }
-    }
-    for (int k = 0; k < n_nodes; k++) {
-        int i = n ? (int)rnd((uint32_t)n) : 0, j, op = n ? (int)rnd(8) : 0, to = (int)rnd(4);
-        cabe_value other = CABE_NO_VALUE;
-
-        for (j = 0; n && j < 8 && other == CABE_NO_VALUE; j++) {
-            int candidate = (int)rnd((uint32_t)n);
-
-            if (width[candidate] == width[i])
-                other = pool[candidate];
-        }
-        width[n] = n ? width[i] : to;
-        switch (op) {
-        case 0:
-            width[n] = to;
-            pool[n] = cabe_graph_gather(g, table[to], ids, CABE_NO_VALUE);
-            break;
-        case 1:
-        case 2:
-            width[n] = to;
-            pool[n] = cabe_graph_matmul(g, pool[i], w[width[i]][to], CABE_NO_VALUE,
-                                        width[i] == to ? other : CABE_NO_VALUE, CABE_ACT_NONE, CABE_PRECISION_HIGH);
-            break;
-        case 3:
-            pool[n] = cabe_graph_norm(g, pool[i], gamma[width[i]], CABE_NO_VALUE, other, CABE_NORM_RMS, 1e-6f);
-            break;
-        case 4:
-            pool[n] = cabe_graph_add(g, pool[i], other != CABE_NO_VALUE ? other : pool[i]);
-            break;
-        case 5:
-            pool[n] = cabe_graph_mul(g, pool[i], other != CABE_NO_VALUE ? other : gamma[width[i]]);
-            break;
-        case 6:
-            pool[n] = cabe_graph_act(g, pool[i], CABE_ACT_SILU);
-            break;
-        default: /* q, k and v of one head of 16, from a value of 48 */
-            if (width[i] != 1) {
-                pool[n] = cabe_graph_unit(g, pool[i], 1e-6f);
-            } else {
-                pool[n] = cabe_graph_attention(g, pool[i], offsets, 1, 1, 16, 0.25f, CABE_MASK_NONE);
-                width[n] = 0;
-            }
-        }
-        if (rnd(10) == 0) {
-            snprintf(name, sizeof name, "out%d", k);
-            cabe_graph_output(g, pool[n], name);
-        }
-        n++;
-    }
-    cabe_graph_output(g, cabe_graph_unit(g, pool[n - 1], 1e-6f), "last");
-    assert_int_equal(cabe_graph_finish(g, &err), CABE_OK);
-    return g;
-}
-
 static void live_values_never_overlap(void **state)
 {
     (void)state;
@@ -205,9 +120,9 @@ static void live_values_never_overlap(void **state)
         struct cabe_graph *g;
 
         random_state = seed;
-        g = random_graph();
-        bounds[CABE_SYM_TOKENS] = 1 + rnd(500);
-        bounds[CABE_SYM_SEQUENCES] = 1 + rnd(30);
+        g = random_graph(CABE_F32, CABE_PRECISION_HIGH, 0);
+        bounds[CABE_SYM_TOKENS] = 1 + random_below(500);
+        bounds[CABE_SYM_SEQUENCES] = 1 + random_below(30);
         check_layout(g, bounds, 0);
         cabe_graph_close(g);
     }
@@ -263,7 +178,7 @@ static void refuses_to_overflow(void **state)
 
     (void)state;
     random_state = 7;
-    g = random_graph();
+    g = random_graph(CABE_F32, CABE_PRECISION_HIGH, 0);
     assert_true(cabe_graph_layout(g, bounds, NULL) == UINT64_MAX);
     cabe_graph_close(g);
 }
