@@ -5,9 +5,9 @@ _cabe_commands="machine pull list show rm plan fit embed search analyze"
 _cabe_options() {
     case $1 in
     machine) echo "--json --describe --measure" ;;
-    pull) echo "--name --json" ;;
+    pull) echo "--name --link --force --json" ;;
     list) echo "--json" ;;
-    show) echo "--json" ;;
+    show) echo "--tensors --json" ;;
     rm) echo "--json" ;;
     plan) echo "--memory --threads --describe --dtype --json" ;;
     fit) echo "--memory --threads --dtype --verify --json" ;;

@@ -396,27 +396,37 @@ enum cabe_status cabe_store_list(struct cabe_store_entry **out, size_t *n, struc
     return status;
 }
 
-enum cabe_status cabe_store_remove(const char *name, uint64_t *bytes, struct cabe_error *err)
+enum cabe_status cabe_store_path(const char *name, char out[CABE_STORE_PATH_MAX], struct cabe_error *err)
 {
-    char models[CABE_HOME_PATH_MAX], path[CABE_STORE_PATH_MAX], *aside;
+    char models[CABE_HOME_PATH_MAX];
     enum cabe_status status = cabe_home_path(models, CABE_HOME_MODELS, err);
+    struct stat info;
 
-    *bytes = 0;
     if (status != CABE_OK)
         return status;
     if (!cabe_store_name_is_valid(name))
         return cabe_fail(err, CABE_ERR_ARGUMENT, "'%.200s' is not the name of a model; 'cabe list' shows them", name);
-    snprintf(path, sizeof path, "%s/%s", models, name);
+    snprintf(out, CABE_STORE_PATH_MAX, "%s/%s", models, name);
+    if (lstat(out, &info) == 0)
+        return CABE_OK;
+    if (errno != ENOENT)
+        return cabe_fail_errno(err, errno, "%s", out);
+    return cabe_fail(err, CABE_ERR_NOT_FOUND, "no model '%s' in %s; 'cabe list' shows them", name, models);
+}
+
+enum cabe_status cabe_store_remove(const char *name, uint64_t *bytes, struct cabe_error *err)
+{
+    char path[CABE_STORE_PATH_MAX], *aside;
+    enum cabe_status status = cabe_store_path(name, path, err);
+
+    *bytes = 0;
+    if (status != CABE_OK)
+        return status;
     aside = cabe_path_aside(path);
     if (!aside)
         return cabe_fail(err, CABE_ERR_OOM, "%s: a name beside", path);
     /* It vanishes in one step; who has it open keeps reading. */
-    if (rename(path, aside) != 0)
-        status = errno == ENOENT ? cabe_fail(err, CABE_ERR_NOT_FOUND, "no model '%s' in %s; 'cabe list' shows them",
-                                             name, models)
-                                 : cabe_fail_errno(err, errno, "%s", path);
-    else
-        status = cabe_tree_remove(aside, bytes, err);
+    status = rename(path, aside) == 0 ? cabe_tree_remove(aside, bytes, err) : cabe_fail_errno(err, errno, "%s", path);
     cabe_free(aside);
     return status;
 }

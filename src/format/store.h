@@ -51,6 +51,10 @@ CABE_CHECKED enum cabe_status cabe_store_pull(const struct cabe_store_pull *pull
 CABE_CHECKED enum cabe_status cabe_store_resolve(const char *name_or_path, char out[CABE_STORE_PATH_MAX],
                                                  struct cabe_error *err);
 
+/* The path of a model of the store by name alone; CABE_ERR_NOT_FOUND, CABE_ERR_ARGUMENT for no name. */
+CABE_CHECKED enum cabe_status cabe_store_path(const char *name, char out[CABE_STORE_PATH_MAX],
+                                              struct cabe_error *err);
+
 struct cabe_store_entry {
     char name[CABE_STORE_NAME_MAX + 1];
     int is_link;
