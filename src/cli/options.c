@@ -166,6 +166,15 @@ uint64_t cli_peak_bytes(void)
     return cabe_rss_read(&rss) == 0 ? rss.high_bytes : 0;
 }
 
+uint64_t cli_predicted_bytes(const struct cabe_plan *plan)
+{
+    uint64_t sum = 0;
+
+    for (int d = 0; d < plan->n_devices; d++)
+        sum += plan->peak_bytes[d];
+    return sum;
+}
+
 enum cabe_status cli_model_path(char out[4096], const char *name, struct cabe_error *err)
 {
     return cabe_store_resolve(name, out, err);

@@ -72,5 +72,7 @@ enum cabe_prefix cli_prefix_find(const char *name); /* or -1 */
 
 /* Peak resident size of this process so far. */
 uint64_t cli_peak_bytes(void);
+/* What the plan says it will be: with a simulated device its memory is this process's too. */
+uint64_t cli_predicted_bytes(const struct cabe_plan *plan);
 
 #endif

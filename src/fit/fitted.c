@@ -42,7 +42,6 @@ struct cabe_fitted {
     uint64_t map_bytes;
     struct cabe_guard *guard;
     uint8_t *verified;   /* streaming: by tensor, whether its first read was checked */
-    int stream;
 
     pthread_t checker;
     int checking;
@@ -592,16 +591,20 @@ static uint64_t page_end(uint64_t offset)
     return (offset + CABE_CONTAINER_ALIGN - 1) / CABE_CONTAINER_ALIGN * CABE_CONTAINER_ALIGN;
 }
 
-/* The file is [header, tokenizer, host tables][segments]; the first part is what the host reads. */
-static uint64_t head_bytes(const struct cabe_fitted *f)
+/* The file is [header, tokenizer, host tables][segment 0][segment 1]...; what stays is always a beginning of it. */
+static uint64_t kept_bytes(const struct cabe_fitted *f, enum cabe_fitted_keep keep)
 {
-    return f->n_segments > 0 ? cabe_fitted_segment_offset(f, 0) : f->file_bytes;
+    const struct cabe_source_tensor *first = tensor_named(f, "segment.%d", 0);
+
+    if (keep == CABE_KEEP_ALL || !first)
+        return f->file_bytes;
+    return keep == CABE_KEEP_NONE ? first->offset : first->offset + first->bytes;
 }
 
-void cabe_fitted_bytes(const struct cabe_fitted *f, int stream, uint64_t *weights, uint64_t *caches)
+void cabe_fitted_bytes(const struct cabe_fitted *f, enum cabe_fitted_keep keep, uint64_t *weights, uint64_t *caches)
 {
-    *caches = page_end(head_bytes(f));
-    *weights = stream ? 0 : page_end(f->file_bytes) - *caches;
+    *caches = page_end(kept_bytes(f, CABE_KEEP_NONE));
+    *weights = page_end(kept_bytes(f, keep)) - *caches;
 }
 
 /* Sums are in the order of the tensors in the file, which need not be that of the source's list. */
@@ -659,16 +662,15 @@ static enum cabe_status start_check(struct cabe_fitted *f, struct cabe_error *er
     return CABE_OK;
 }
 
-enum cabe_status cabe_fitted_load(struct cabe_fitted *f, struct cabe_ledger *ledger, int stream, const char *place,
-                                  struct cabe_error *err)
+enum cabe_status cabe_fitted_load(struct cabe_fitted *f, struct cabe_ledger *ledger, enum cabe_fitted_keep keep,
+                                  const char *place, struct cabe_error *err)
 {
     enum cabe_status status;
 
-    cabe_fitted_bytes(f, stream, &f->weights_bytes, &f->caches_bytes);
+    cabe_fitted_bytes(f, keep, &f->weights_bytes, &f->caches_bytes);
     snprintf(f->place, sizeof f->place, "%s", place);
-    f->stream = stream;
-    f->map_bytes = stream ? head_bytes(f) : f->file_bytes;
-    if (stream && !(f->verified = cabe_calloc(cabe_source_n_tensors(f->source), 1)))
+    f->map_bytes = kept_bytes(f, keep);
+    if (keep != CABE_KEEP_ALL && !(f->verified = cabe_calloc(cabe_source_n_tensors(f->source), 1)))
         return cabe_fail(err, CABE_ERR_OOM, "%s: marks", f->path);
     status = cabe_ledger_reserve(ledger, CABE_HOST, CABE_PURPOSE_WEIGHTS, f->weights_bytes, place, err);
     if (status != CABE_OK)
@@ -754,7 +756,7 @@ const void *cabe_fitted_host(const struct cabe_fitted *f, const char *name)
 const void *cabe_fitted_memory(const struct cabe_fitted *f, uint64_t *bytes)
 {
     *bytes = f->map_bytes;
-    return f->stream ? NULL : f->map;
+    return f->map;
 }
 
 enum cabe_status cabe_fitted_read(void *self, uint64_t offset, void *data, uint64_t bytes, struct cabe_error *err)

@@ -60,14 +60,19 @@ const struct cabe_model *cabe_fitted_model(const struct cabe_fitted *fitted);
 const char *cabe_fitted_path(const struct cabe_fitted *fitted); /* of the copy; "(memory)" */
 uint64_t cabe_fitted_file_bytes(const struct cabe_fitted *fitted);
 
-/* What load() will charge: segments that stay (WEIGHTS), tokenizer and host tables (CACHES). */
-void cabe_fitted_bytes(const struct cabe_fitted *fitted, int stream, uint64_t *weights, uint64_t *caches);
 /*
- * Charges the ledger and maps: with `stream` only what the host reads, else every segment, which is then made
- * resident and checked in the background.
+ * Which segments stay in host memory. FIRST: the network's layers are streamed, but not what comes before them, where
+ * the tables are that rows are gathered from. NONE: the weights are on another device.
  */
-CABE_CHECKED enum cabe_status cabe_fitted_load(struct cabe_fitted *fitted, struct cabe_ledger *ledger, int stream,
-                                               const char *place, struct cabe_error *err);
+enum cabe_fitted_keep { CABE_KEEP_ALL, CABE_KEEP_FIRST, CABE_KEEP_NONE };
+
+/* What load() will charge: segments that stay (WEIGHTS), tokenizer and host tables (CACHES). */
+void cabe_fitted_bytes(const struct cabe_fitted *fitted, enum cabe_fitted_keep keep, uint64_t *weights,
+                       uint64_t *caches);
+/* Charges the ledger and maps what stays, which is then made resident and checked in the background. */
+CABE_CHECKED enum cabe_status cabe_fitted_load(struct cabe_fitted *fitted, struct cabe_ledger *ledger,
+                                               enum cabe_fitted_keep keep, const char *place,
+                                               struct cabe_error *err);
 /*
  * Waits for the background check, once; later calls are cheap. CABE_ERR_FORMAT: a checksum is wrong; the copy has been
  * removed. CABE_ERR_CHANGED: the file has shrunk since load().
@@ -80,7 +85,7 @@ CABE_CHECKED enum cabe_status cabe_fitted_verify(struct cabe_fitted *fitted, str
 const void *cabe_fitted_tokenizer(const struct cabe_fitted *fitted, size_t *bytes);
 const void *cabe_fitted_host(const struct cabe_fitted *fitted, const char *name); /* or NULL */
 int32_t cabe_fitted_n_segments(const struct cabe_fitted *fitted);
-/* The mapped whole and where in it a segment begins; NULL when streamed. */
+/* What is mapped, from the file's first byte, and where in the file a segment begins. */
 const void *cabe_fitted_memory(const struct cabe_fitted *fitted, uint64_t *bytes);
 uint64_t cabe_fitted_segment_offset(const struct cabe_fitted *fitted, int32_t segment);
 /* For struct cabe_weights: reads from the copy's file; `offset` as given by segment_offset. */

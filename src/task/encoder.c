@@ -152,7 +152,7 @@ enum cabe_status cabe_encoder_find(struct cabe_encoder **out, struct cabe_sessio
     }
     if (status == CABE_OK) {
         e->model = (struct cabe_model *)(uintptr_t)cabe_fitted_model(e->first);
-        cabe_fitted_bytes(e->first, 1, &weights, &e->caches_bytes);
+        cabe_fitted_bytes(e->first, CABE_KEEP_NONE, &weights, &e->caches_bytes);
     } else if (status == CABE_ERR_NOT_FOUND) {
         status = open_source(e, err);
         if (status == CABE_OK)
@@ -232,6 +232,12 @@ static void place_batch(struct batch *b, struct cabe_arena *arena, const int64_t
     b->joined = cabe_arena_take(arena, CABE_TEXT_BYTES_MAX + CABE_PREFIX_MAX, 1, 64);
 }
 
+/* Layers are; what comes before them holds the tables that rows are gathered from, and stays. */
+static int is_streamed(int32_t segment, int stream)
+{
+    return stream && segment > 0;
+}
+
 static enum cabe_status measure(void *self, const struct cabe_knobs *knobs, struct cabe_fit_bytes *resident,
                                 struct cabe_fit_bytes *loading, struct cabe_error *err)
 {
@@ -255,7 +261,8 @@ static enum cabe_status measure(void *self, const struct cabe_knobs *knobs, stru
         cabe_graph_close(graph);
         return cabe_fail(err, CABE_ERR_OOM, "plan of %s", e->path);
     }
-    memset(streamed, (int)knobs->value[CABE_KNOB_STREAM], (size_t)cabe_graph_n_segments(graph));
+    for (int32_t i = 0; i < cabe_graph_n_segments(graph); i++)
+        streamed[i] = (uint8_t)is_streamed(i, (int)knobs->value[CABE_KNOB_STREAM]);
     bounds_of(e, knobs, bounds);
     cabe_program_measure(graph, bounds, streamed, on_host, s->kernels, s->n_threads, &program);
     place_batch(&batch, &arena, bounds, cabe_encoder_config(e)->width);
@@ -264,9 +271,9 @@ static enum cabe_status measure(void *self, const struct cabe_knobs *knobs, stru
     host[CABE_PURPOSE_STAGING] += program.staging;
     there[CABE_PURPOSE_ACTIVATIONS] += program.activations;
     there[CABE_PURPOSE_STAGING] += program.window;
-    for (int32_t i = 0; i < cabe_graph_n_segments(graph) && !knobs->value[CABE_KNOB_STREAM]; i++)
-        there[CABE_PURPOSE_WEIGHTS] += cabe_graph_segment_bytes(graph, i);
-    if (!on_host && !knobs->value[CABE_KNOB_STREAM])
+    for (int32_t i = 0; i < cabe_graph_n_segments(graph); i++)
+        there[CABE_PURPOSE_WEIGHTS] += streamed[i] ? 0 : cabe_graph_segment_bytes(graph, i);
+    if (!on_host)
         loading->bytes[CABE_HOST][CABE_PURPOSE_STAGING] += UPLOAD_PIECE_BYTES;
     if (!has_copy(e, &choice))
         loading->bytes[CABE_HOST][CABE_PURPOSE_STAGING] += cabe_fitted_making_bytes(e->model, &choice);
@@ -412,24 +419,30 @@ static enum cabe_status bind_weights(struct cabe_encoder *e, int stream, struct 
     if (n != cabe_fitted_n_segments(e->fitted))
         return cabe_fail(err, CABE_ERR_FORMAT, "%s: %d segments, wanted %d", cabe_fitted_path(e->fitted),
                          cabe_fitted_n_segments(e->fitted), n);
-    /* A device with memory of its own needs no map of the weights here. */
-    status = cabe_fitted_load(e->fitted, e->session->ledger, stream || !on_host, e->place, err);
+    status = cabe_fitted_load(e->fitted, e->session->ledger,
+                              !on_host ? CABE_KEEP_NONE
+                              : stream ? CABE_KEEP_FIRST
+                                       : CABE_KEEP_ALL,
+                              e->place, err);
     if (status != CABE_OK)
         return status;
     e->segments = cabe_calloc((size_t)n, sizeof *e->segments);
     if (!e->segments)
         return cabe_fail(err, CABE_ERR_OOM, "%s: segments", e->path);
     first = cabe_fitted_segment_offset(e->fitted, 0);
-    last = cabe_fitted_segment_offset(e->fitted, n - 1) + cabe_graph_segment_bytes(e->graph, n - 1);
-    if (!stream && on_host) {
+    last = cabe_fitted_segment_offset(e->fitted, stream ? 0 : n - 1) +
+           cabe_graph_segment_bytes(e->graph, stream ? 0 : n - 1);
+    if (on_host) {
         map = cabe_fitted_memory(e->fitted, &bytes);
         status = cabe_buffer_adopt(&e->memory, e->session->device, map, bytes, err);
-    } else if (!stream) {
+    } else {
         status = upload_weights(e, last - first, first, err);
     }
     for (int32_t i = 0; i < n; i++) {
-        e->segments[i].buffer = e->memory;
-        e->segments[i].offset = cabe_fitted_segment_offset(e->fitted, i) - (!stream && !on_host ? first : 0);
+        int streamed = is_streamed(i, stream);
+
+        e->segments[i].buffer = streamed ? NULL : e->memory;
+        e->segments[i].offset = cabe_fitted_segment_offset(e->fitted, i) - (!streamed && !on_host ? first : 0);
     }
     return status;
 }
