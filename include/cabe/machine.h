@@ -1,9 +1,10 @@
 /*
  * The machine cabe plans for: what is here, or what a person described.
  *
- * struct cabe_machine is a plain value without pointers: it can be copied, kept, or made by hand. Bytes are counts;
- * "GB" in texts is 1024^3. Memory and CPU limits of containers count as the machine. A source that is missing falls
- * back (physical cores = logical / 2, memory 4096 MB) and sets the assumed flag beside it; probing does not fail.
+ * struct cabe_machine is a plain value without pointers: it can be copied, kept, or made by hand. Bytes are
+ * counts; "GB" in texts is 1024^3. Memory and CPU limits of containers count as the machine. A source that is
+ * missing falls back (physical cores = logical / 2, memory 4096 MB) and sets the assumed flag beside it;
+ * probing does not fail.
  *
  * Thread: every function from any thread, on its own struct.
  */
@@ -27,14 +28,14 @@
     X(FMA, "fma")                                                                                            \
     X(AVX2, "avx2")                                                                                          \
     X(AVXVNNI, "avxvnni")                                                                                    \
-    X(AVX512, "avx512")           /* F, BW, DQ and VL together */                                            \
+    X(AVX512, "avx512") /* F, BW, DQ and VL together */                                                      \
     X(AVX512VNNI, "avx512vnni")                                                                              \
     X(AVX512BF16, "avx512bf16")                                                                              \
     X(AVX512FP16, "avx512fp16")                                                                              \
     X(AMX_INT8, "amx-int8")                                                                                  \
     X(AMX_BF16, "amx-bf16")                                                                                  \
     X(NEON, "neon")                                                                                          \
-    X(FP16, "fp16")               /* aarch64 half-precision arithmetic */                                    \
+    X(FP16, "fp16") /* aarch64 half-precision arithmetic */                                                  \
     X(DOTPROD, "dotprod")                                                                                    \
     X(I8MM, "i8mm")                                                                                          \
     X(BF16, "bf16")                                                                                          \
@@ -105,30 +106,30 @@ struct cabe_cpu {
 };
 
 struct cabe_memory {
-    uint64_t total_bytes;           /* of the host */
-    uint64_t host_available_bytes;  /* MemAvailable */
-    uint64_t limit_bytes;           /* the smallest of the nested cgroup limits and total_bytes */
-    uint64_t available_bytes;       /* within every limit, reclaimable page cache credited; <= limit_bytes */
-    uint64_t reclaimable_bytes;     /* page cache that was credited at the binding limit */
+    uint64_t total_bytes;          /* of the host */
+    uint64_t host_available_bytes; /* MemAvailable */
+    uint64_t limit_bytes;          /* the smallest of the nested cgroup limits and total_bytes */
+    uint64_t available_bytes;      /* within every limit, reclaimable page cache credited; <= limit_bytes */
+    uint64_t reclaimable_bytes;    /* page cache that was credited at the binding limit */
     uint64_t swap_free_bytes;
-    double percent_used;            /* of limit_bytes */
-    int total_assumed;              /* no source: 4096 MB taken */
+    double percent_used;                      /* of limit_bytes */
+    int total_assumed;                        /* no source: 4096 MB taken */
     char limited_by[CABE_MACHINE_PATH_MAX];   /* the cgroup file that set limit_bytes; empty: the host */
     char available_by[CABE_MACHINE_PATH_MAX]; /* the file that set available_bytes */
-    double psi_some_avg10;          /* percent of time some / all tasks stalled for memory; -1: not known */
+    double psi_some_avg10; /* percent of time some / all tasks stalled for memory; -1: not known */
     double psi_full_avg10;
 };
 
 struct cabe_gpu {
     char name[CABE_MACHINE_NAME_MAX];
-    char vendor[16];     /* "nvidia", "amd", "apple", "intel", "described" */
-    uint64_t total_bytes; /* 0: not known */
-    uint64_t free_bytes;  /* what others use is not in it; 0 with a known total: full */
-    int memory_known;    /* total_bytes and free_bytes are real readings */
+    char vendor[16];                  /* "nvidia", "amd", "apple", "intel", "described" */
+    uint64_t total_bytes;             /* 0: not known */
+    uint64_t free_bytes;              /* what others use is not in it; 0 with a known total: full */
+    int memory_known;                 /* total_bytes and free_bytes are real readings */
     int compute_major, compute_minor; /* CUDA compute capability; 0.0: none or not known */
-    int unified;         /* shares the host's memory */
-    int low_vram;        /* under 6 GB or not known; unified memory is not low for being unknown */
-    int usable;          /* a kind that cabe can compute on; others are only reported */
+    int unified;                      /* shares the host's memory */
+    int low_vram; /* under 6 GB or not known; unified memory is not low for being unknown */
+    int usable;   /* a kind that cabe can compute on; others are only reported */
 };
 
 struct cabe_machine {
@@ -143,27 +144,31 @@ struct cabe_machine {
 struct cabe_probe_config {
     const char *root;   /* prefix of /proc and /sys, for fixtures; NULL: this machine */
     const char *nvml;   /* library to open; NULL: libnvidia-ml.so.1 (none with a root); "": none */
-    const char *limits; /* file of measured limits; NULL: the one of this CPU in CABE_HOME (none with a root); "": none */
+    const char *limits; /* file of measured limits; NULL: the one of this CPU in CABE_HOME (none with a root);
+                           "": none */
 };
 
-/* `config` may be NULL. Always CABE_OK: what cannot be read is assumed or left unknown. Opens no GPU context. */
-CABE_API CABE_CHECKED enum cabe_status cabe_machine_probe(struct cabe_machine *out,
-                                                          const struct cabe_probe_config *config,
-                                                          struct cabe_error *err);
+/* `config` may be NULL. Always CABE_OK: what cannot be read is assumed or left unknown. Opens no GPU context.
+ */
+CABE_API CABE_CHECKED enum cabe_status
+cabe_machine_probe(struct cabe_machine *out, const struct cabe_probe_config *config, struct cabe_error *err);
 
-/* Only what changes by itself: load, available memory, pressure, free GPU memory stays as probed. For long work. */
+/* Only what changes by itself: load, available memory, pressure, free GPU memory stays as probed. For long
+ * work. */
 CABE_API void cabe_machine_refresh(struct cabe_machine *machine, const struct cabe_probe_config *config);
 
 /*
- * A machine from words: "8 cores, 16 GB, gpu 6 GB". Parts are separated by commas or semicolons, in any order:
+ * A machine from words: "8 cores, 16 GB, gpu 6 GB". Parts are separated by commas or semicolons, in any
+ * order:
  *
  *     8 cores | 8 physical cores | 16 threads | quota 1.5    physical cores; logical CPUs; CPU time
- *     16 GB [ram|memory] | free 4 GB                         memory (MB, GB, TB; MiB... mean the same); available
- *     gpu [NAME] 6 GB [free 4 GB] [unified] [cc 8.6]         one per GPU; "2 x gpu 8 GB"; "no gpu"
- *     avx2 | avx512 | avx512vnni | neon | scalar | any name of CABE_SIMD_MAP; a level includes the ones below
- *     30 GB/s | 150 GFLOP/s | 400 GOP/s int8 | 3.2 GHz | l2 1 MB | l3 32 MB
+ *     16 GB [ram|memory] | free 4 GB                         memory (MB, GB, TB; MiB... mean the same);
+ * available gpu [NAME] 6 GB [free 4 GB] [unified] [cc 8.6]         one per GPU; "2 x gpu 8 GB"; "no gpu" avx2
+ * | avx512 | avx512vnni | neon | scalar | any name of CABE_SIMD_MAP; a level includes the ones below 30 GB/s
+ * | 150 GFLOP/s | 400 GOP/s int8 | 3.2 GHz | l2 1 MB | l3 32 MB
  *
- * Cores and memory not named take the fallbacks of a probe. CABE_ERR_ARGUMENT names the part and what was wanted.
+ * Cores and memory not named take the fallbacks of a probe. CABE_ERR_ARGUMENT names the part and what was
+ * wanted.
  */
 CABE_API CABE_CHECKED enum cabe_status cabe_machine_describe(struct cabe_machine *out, const char *text,
                                                              struct cabe_error *err);
@@ -171,7 +176,8 @@ CABE_API CABE_CHECKED enum cabe_status cabe_machine_describe(struct cabe_machine
 enum cabe_tier { CABE_TIER_LOW, CABE_TIER_MEDIUM, CABE_TIER_HIGH };
 CABE_API const char *cabe_tier_name(enum cabe_tier tier); /* "low", "medium", "high" */
 
-/* HIGH: >= 8 cores, >= 16384 MB, a usable GPU that is not low on memory. MEDIUM: >= 4 and >= 8192 MB. Else LOW. */
+/* HIGH: >= 8 cores, >= 16384 MB, a usable GPU that is not low on memory. MEDIUM: >= 4 and >= 8192 MB. Else
+ * LOW. */
 CABE_API enum cabe_tier cabe_machine_tier(const struct cabe_machine *machine, char reason[CABE_REASON_MAX]);
 
 /* Families of work that a GPU is shared out to. */
@@ -217,15 +223,15 @@ CABE_API const char *cabe_advice_name(enum cabe_advice advice);
 
 struct cabe_recommendation {
     enum cabe_tier tier;
-    int workers;              /* min(cores - 1, available / 2048 MB, 8), at least 1 */
-    int threads;              /* cabe_machine_threads() */
-    uint64_t budget_bytes;    /* cabe_machine_budget() */
-    int embedding_batch;      /* 64 with a good GPU, 32 with a low one, 16 on CPU */
-    int gpu_batch;            /* embedding_batch cut for the GPU's memory; 0: no GPU */
+    int workers;           /* min(cores - 1, available / 2048 MB, 8), at least 1 */
+    int threads;           /* cabe_machine_threads() */
+    uint64_t budget_bytes; /* cabe_machine_budget() */
+    int embedding_batch;   /* 64 with a good GPU, 32 with a low one, 16 on CPU */
+    int gpu_batch;         /* embedding_batch cut for the GPU's memory; 0: no GPU */
     int nlp_batch;
-    int heavy_tasks;          /* at once */
+    int heavy_tasks; /* at once */
     int document_chunk_chars;
-    int semantic_redundancy;  /* on or off */
+    int semantic_redundancy;            /* on or off */
     int family_device[CABE_N_FAMILIES]; /* 0: CPU; n: machine->gpu[n - 1]; -1: not asked for */
     char reason[CABE_N_ADVICE][CABE_REASON_MAX];
 };
@@ -234,10 +240,12 @@ struct cabe_recommendation {
 CABE_API void cabe_machine_recommend(struct cabe_recommendation *out, const struct cabe_machine *machine,
                                      uint32_t families);
 
-/* A batch that suits a device's memory: < 4 GB max(4, d/8); < 6 GB max(8, d/4); < 8 GB max(16, d/2); else d. */
+/* A batch that suits a device's memory: < 4 GB max(4, d/8); < 6 GB max(8, d/4); < 8 GB max(16, d/2); else d.
+ */
 CABE_API int cabe_machine_batch(int wanted, uint64_t vram_bytes);
 
-/* The byte budget taken when nobody gives one: what is available less 15 to 20 % of the limit for the system. */
+/* The byte budget taken when nobody gives one: what is available less 15 to 20 % of the limit for the system.
+ */
 CABE_API uint64_t cabe_machine_budget(const struct cabe_machine *machine, char reason[CABE_REASON_MAX]);
 
 /* Threads taken when nobody gives a number: usable physical cores, at least 1. */

@@ -9,10 +9,10 @@
 #include <unistd.h>
 
 static const struct {
-    const char *name;    /* under CABE_HOME */
-    const char *xdg;     /* variable */
-    const char *usual;   /* under HOME, where the variable is not set */
-    const char *suffix;  /* under the XDG folder */
+    const char *name;   /* under CABE_HOME */
+    const char *xdg;    /* variable */
+    const char *usual;  /* under HOME, where the variable is not set */
+    const char *suffix; /* under the XDG folder */
 } kinds[] = {
     [CABE_HOME_MODELS] = {"models", "XDG_DATA_HOME", ".local/share", "cabe/models"},
     [CABE_HOME_DATA] = {"data", "XDG_DATA_HOME", ".local/share", "cabe"},
@@ -23,7 +23,8 @@ static const struct {
 static enum cabe_status checked(const char *path, int n, struct cabe_error *err)
 {
     if (n < 0 || n >= CABE_HOME_PATH_MAX)
-        return cabe_fail(err, CABE_ERR_LIMIT, "%.80s...: path longer than %d bytes", path, CABE_HOME_PATH_MAX - 1);
+        return cabe_fail(err, CABE_ERR_LIMIT, "%.80s...: path longer than %d bytes", path,
+                         CABE_HOME_PATH_MAX - 1);
     return CABE_OK;
 }
 
@@ -54,9 +55,11 @@ enum cabe_status cabe_home_path(char out[CABE_HOME_PATH_MAX], enum cabe_home kin
         return checked(xdg, snprintf(out, CABE_HOME_PATH_MAX, "%s/%s", xdg, kinds[kind].suffix), err);
     home = user_home(buffer, sizeof buffer);
     if (!home)
-        return cabe_fail(err, CABE_ERR_NOT_FOUND, "no folder for %s: set CABE_HOME or HOME", kinds[kind].name);
+        return cabe_fail(err, CABE_ERR_NOT_FOUND, "no folder for %s: set CABE_HOME or HOME",
+                         kinds[kind].name);
     return checked(home,
-                   snprintf(out, CABE_HOME_PATH_MAX, "%s/%s/%s", home, kinds[kind].usual, kinds[kind].suffix), err);
+                   snprintf(out, CABE_HOME_PATH_MAX, "%s/%s/%s", home, kinds[kind].usual, kinds[kind].suffix),
+                   err);
 }
 
 enum cabe_status cabe_make_dirs(const char *path, unsigned mode, struct cabe_error *err)

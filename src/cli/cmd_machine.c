@@ -22,18 +22,21 @@ static int parse(struct options *options, int argc, char **argv)
             options->describe = argv[i] + 11;
         } else if (strcmp(argv[i], "--describe") == 0) {
             if (++i == argc)
-                return cli_usage(&cabe_cmd_machine, "--describe wants a text like \"8 cores, 16 GB, gpu 6 GB\"");
+                return cli_usage(&cabe_cmd_machine,
+                                 "--describe wants a text like \"8 cores, 16 GB, gpu 6 GB\"");
             options->describe = argv[i];
         } else {
             return cli_usage(&cabe_cmd_machine, "unknown argument '%s'", argv[i]);
         }
     }
     if (options->describe && options->measure)
-        return cli_usage(&cabe_cmd_machine, "--measure is for the machine that is here, --describe for another");
+        return cli_usage(&cabe_cmd_machine,
+                         "--measure is for the machine that is here, --describe for another");
     return 0;
 }
 
-static enum cabe_status measure(struct cabe_machine *machine, const struct options *options, struct cabe_error *err)
+static enum cabe_status measure(struct cabe_machine *machine, const struct options *options,
+                                struct cabe_error *err)
 {
     struct cabe_progress progress = cli_progress();
     struct cabe_measure_config config = {.cancel = &cli_cancel, .progress = &progress};
@@ -173,8 +176,10 @@ static int print_json(const struct cabe_machine *machine, const struct cabe_reco
 {
     json_t *document = cabe_machine_json(machine);
 
-    if (document)
-        json_object_set_new(document, "recommendation", cabe_recommendation_json(advice));
+    if (document && json_object_set_new(document, "recommendation", cabe_recommendation_json(advice)) != 0) {
+        json_decref(document);
+        document = NULL;
+    }
     return cli_print_json(document);
 }
 

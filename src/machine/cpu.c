@@ -124,7 +124,8 @@ static void read_cpuinfo(struct cpuinfo *info, const char *root)
                        CABE_SIMD_BIT(CABE_SIMD_AVX512FP16));
     if (!root && cpu->simd == 0)
         ask_cpu(cpu);
-    if (cabe_sysfile_u64(root, "/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", &khz) && khz < 100000000)
+    if (cabe_sysfile_u64(root, "/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", &khz) &&
+        khz < 100000000)
         cpu->mhz = (double)khz / 1000;
     if (!(cpu->mhz > 0 && cpu->mhz < 100000))
         cpu->mhz = 0;
@@ -166,7 +167,8 @@ static int core_of(int cpu, const char *root)
     return -1;
 }
 
-/* Counts different cores among the online CPUs and among the usable ones; 0 where the topology is not known. */
+/* Counts different cores among the online CPUs and among the usable ones; 0 where the topology is not known.
+ */
 static int count_cores(struct cabe_cpu *cpu, const struct cpuset *online, const struct cpuset *usable,
                        const char *root)
 {
@@ -281,7 +283,8 @@ static void read_caches(struct cabe_cpu *cpu, int of_cpu, const char *root)
         else if (level == 3)
             cpu->l3_bytes = cache_size(size);
         snprintf(path + n, sizeof path - n, "shared_cpu_list");
-        if (level == 3 && cabe_sysfile_text(root, path, shared, sizeof shared) > 0 && cabe_cpuset_parse(&set, shared))
+        if (level == 3 && cabe_sysfile_text(root, path, shared, sizeof shared) > 0 &&
+            cabe_cpuset_parse(&set, shared))
             cpu->n_l3 = (cpu->n_logical + cabe_cpuset_count(&set) - 1) / cabe_cpuset_count(&set);
     }
 }

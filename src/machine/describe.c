@@ -13,7 +13,7 @@
 struct token {
     int is_number;
     double value;
-    char word[WORD_MAX]; /* in lower case; the digits of a number */
+    char word[WORD_MAX];     /* in lower case; the digits of a number */
     const char *begin, *end; /* in the text */
 };
 
@@ -123,7 +123,8 @@ static double byte_unit(const char *word)
 /* A number of bytes at tokens i and i + 1; 0: none. */
 static uint64_t bytes_at(const struct part *part, int i)
 {
-    double unit = i >= 0 && i < part->n_tokens && part->token[i].is_number ? byte_unit(word_at(part, i + 1)) : 0;
+    double unit =
+        i >= 0 && i < part->n_tokens && part->token[i].is_number ? byte_unit(word_at(part, i + 1)) : 0;
     double bytes = unit > 0 ? part->token[i].value * unit : 0;
 
     return bytes >= 1 && bytes <= BYTES_MAX ? (uint64_t)bytes : 0;
@@ -259,7 +260,8 @@ static enum cabe_status take_cores(struct draft *draft, const struct part *part)
 
     for (int i = 1; i < part->n_tokens; i++)
         if (!one_of(word_at(part, i), words))
-            return refuse(draft, part, "one thing a part; separate them with commas, like \"8 cores, 16 GB\"");
+            return refuse(draft, part,
+                          "one thing a part; separate them with commas, like \"8 cores, 16 GB\"");
     if (value < 1 || value > 4096 || value != (double)(int)value)
         return refuse(draft, part, "cores and threads are whole numbers from 1 to 4096");
     if (*into)
@@ -320,7 +322,8 @@ static enum cabe_status take_number(struct draft *draft, const struct part *part
 
     if (part->n_tokens < 2)
         return refuse(draft, part, "wanted a unit after the number, like \"8 cores\" or \"16 GB\"");
-    if (find(part, "cores core threads thread logical physical cpus cpu vcpus vcpu") >= 0 && !bytes_at(part, 0))
+    if (find(part, "cores core threads thread logical physical cpus cpu vcpus vcpu") >= 0 &&
+        !bytes_at(part, 0))
         return take_cores(draft, part);
     if (take_rate(draft, part))
         return value > 0 && value < 1e6 && part->n_tokens <= 3
@@ -364,8 +367,9 @@ static enum cabe_status take_part(struct draft *draft, const struct part *part)
         uint32_t bits = cabe_simd_parse(word_at(part, i), strlen(word_at(part, i)));
 
         if (!bits && strcmp(word_at(part, i), "scalar") != 0)
-            return refuse(draft, part, "wanted cores, threads, memory, gpu, a SIMD level, a cache, a quota or a rate, "
-                                       "like \"8 cores, 16 GB, gpu 6 GB\"");
+            return refuse(draft, part,
+                          "wanted cores, threads, memory, gpu, a SIMD level, a cache, a quota or a rate, "
+                          "like \"8 cores, 16 GB, gpu 6 GB\"");
         simd |= bits;
     }
     draft->out->cpu.simd |= simd;
@@ -379,8 +383,9 @@ static enum cabe_status settle(struct draft *draft, const char *text)
     struct cabe_memory *memory = &out->memory;
 
     if (draft->cores && draft->threads && draft->threads < draft->cores)
-        return cabe_fail(draft->err, CABE_ERR_ARGUMENT, "machine description: %d threads are fewer than %d cores",
-                         draft->threads, draft->cores);
+        return cabe_fail(draft->err, CABE_ERR_ARGUMENT,
+                         "machine description: %d threads are fewer than %d cores", draft->threads,
+                         draft->cores);
     cpu->cores_assumed = !draft->cores;
     cpu->n_logical = draft->threads ? draft->threads : draft->cores ? draft->cores : 1;
     cpu->n_physical = draft->cores ? draft->cores : cpu->n_logical / 2;

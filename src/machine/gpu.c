@@ -1,6 +1,6 @@
 /*
- * GPUs through NVML, which tells names and memory without a context on the device (a context costs 100 to 300 MB of
- * the memory that is being asked about), and through /sys for makes that are only reported.
+ * GPUs through NVML, which tells names and memory without a context on the device (a context costs 100 to 300
+ * MB of the memory that is being asked about), and through /sys for makes that are only reported.
  */
 #include <dlfcn.h>
 #include <stdio.h>
@@ -52,7 +52,8 @@ static int load(struct nvml *nvml, void *library)
 
         if (!found && symbols[i].wanted)
             return 0;
-        memcpy((char *)nvml + symbols[i].at, &found, sizeof found); /* ISO C has no cast from object to function */
+        memcpy((char *)nvml + symbols[i].at, &found,
+               sizeof found); /* ISO C has no cast from object to function */
     }
     return 1;
 }

@@ -1,4 +1,5 @@
-/* The machine and what is recommended for it as JSON documents; keys as in cabe-machine(1). NULL: no memory. */
+/* The machine and what is recommended for it as JSON documents; keys as in cabe-machine(1). NULL: no memory.
+ */
 #ifndef CABE_MACHINE_JSON_H
 #define CABE_MACHINE_JSON_H
 

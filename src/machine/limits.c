@@ -122,7 +122,8 @@ static int take_peaks(struct cabe_limits *limits, const json_t *list)
     size_t i;
     json_t *item;
 
-    json_array_foreach(list, i, item) {
+    json_array_foreach(list, i, item)
+    {
         const char *level = json_string_value(json_object_get(item, "level"));
         const char *name = json_string_value(json_object_get(item, "arith"));
         int arith = name ? arith_of(name) : -1;
@@ -197,18 +198,18 @@ static json_t *to_json(const struct cabe_machine *machine)
     int failed = !peaks;
 
     for (int i = 0; i < limits->n_peaks; i++)
-        failed |= json_array_append_new(
-            peaks, json_pack("{s:s,s:s,s:f,s:f}", "level", limits->peak[i].level, "arith",
-                             cabe_arith_name(limits->peak[i].arith), "one_ops_s", limits->peak[i].one_ops_s,
-                             "all_ops_s", limits->peak[i].all_ops_s));
+        failed |= json_array_append_new(peaks, json_pack("{s:s,s:s,s:f,s:f}", "level", limits->peak[i].level,
+                                                         "arith", cabe_arith_name(limits->peak[i].arith),
+                                                         "one_ops_s", limits->peak[i].one_ops_s, "all_ops_s",
+                                                         limits->peak[i].all_ops_s));
     if (failed) {
         json_decref(peaks);
         return NULL;
     }
-    return json_pack("{s:i,s:s,s:s,s:i,s:s,s:f,s:f,s:o}", "version", LIMITS_VERSION, "cpu", machine->cpu.model,
-                     "level", cabe_simd_level(machine->cpu.simd), "threads", limits->n_threads, "measured_at",
-                     limits->measured_at, "read_one_bytes_s", limits->read_one_bytes_s, "read_all_bytes_s",
-                     limits->read_all_bytes_s, "peaks", peaks);
+    return json_pack("{s:i,s:s,s:s,s:i,s:s,s:f,s:f,s:o}", "version", LIMITS_VERSION, "cpu",
+                     machine->cpu.model, "level", cabe_simd_level(machine->cpu.simd), "threads",
+                     limits->n_threads, "measured_at", limits->measured_at, "read_one_bytes_s",
+                     limits->read_one_bytes_s, "read_all_bytes_s", limits->read_all_bytes_s, "peaks", peaks);
 }
 
 static enum cabe_status write_file(const char *path, const char *text, struct cabe_error *err)

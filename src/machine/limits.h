@@ -1,8 +1,8 @@
 /*
  * What this machine can do at best: memory read and arithmetic, measured once and kept, or estimated.
  *
- * Kept in <data folder>/limits/<cpu model>-<cores>cpu-<level>.json: a CPU of the same model with as many cores and
- * the same instructions reads it back; another one does not.
+ * Kept in <data folder>/limits/<cpu model>-<cores>cpu-<level>.json: a CPU of the same model with as many
+ * cores and the same instructions reads it back; another one does not.
  */
 #ifndef CABE_MACHINE_LIMITS_H
 #define CABE_MACHINE_LIMITS_H
@@ -11,10 +11,12 @@
 #include "base/home.h"
 #include "cabe/machine.h"
 
-/* Replaces machine->limits by those of `path` (NULL: the file of this CPU); 0 where there are none that fit. */
+/* Replaces machine->limits by those of `path` (NULL: the file of this CPU); 0 where there are none that fit.
+ */
 int cabe_limits_load(struct cabe_machine *machine, const char *path);
 
-/* Writes machine->limits, beside and renamed. NULL: the file of this CPU. `used` (may be NULL) gets the path. */
+/* Writes machine->limits, beside and renamed. NULL: the file of this CPU. `used` (may be NULL) gets the path.
+ */
 CABE_CHECKED enum cabe_status cabe_limits_save(const struct cabe_machine *machine, const char *path,
                                                char used[CABE_HOME_PATH_MAX], struct cabe_error *err);
 
@@ -26,10 +28,11 @@ struct cabe_measure_config {
 };
 
 /*
- * Measures into machine->limits with machine->cpu.n_usable threads, every way in turn, several times; medians.
- * Takes a quarter of the available memory at most. On failure machine->limits is as it was.
+ * Measures into machine->limits with machine->cpu.n_usable threads, every way in turn, several times;
+ * medians. Takes a quarter of the available memory at most. On failure machine->limits is as it was.
  */
 CABE_CHECKED enum cabe_status cabe_limits_measure(struct cabe_machine *machine,
-                                                  const struct cabe_measure_config *config, struct cabe_error *err);
+                                                  const struct cabe_measure_config *config,
+                                                  struct cabe_error *err);
 
 #endif

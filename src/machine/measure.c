@@ -194,8 +194,8 @@ static uint64_t choose_read_bytes(const struct cabe_machine *machine, uint64_t w
     return bytes / READ_ALIGN * READ_ALIGN;
 }
 
-static enum cabe_status run_rounds(struct run *run, const struct cabe_measure_config *config, uint64_t deadline_ns,
-                                   int *n_rounds, struct cabe_error *err)
+static enum cabe_status run_rounds(struct run *run, const struct cabe_measure_config *config,
+                                   uint64_t deadline_ns, int *n_rounds, struct cabe_error *err)
 {
     calibrate(run);
     time_all(run, -1); /* every page has been seen once, every thread has run */

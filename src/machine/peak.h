@@ -1,6 +1,6 @@
 /*
- * Loops that do nothing but one kind of arithmetic, to see how fast it can be. Operands stay in registers; each level
- * has a file of its own, with its flags. A multiply-add counts two operations.
+ * Loops that do nothing but one kind of arithmetic, to see how fast it can be. Operands stay in registers;
+ * each level has a file of its own, with its flags. A multiply-add counts two operations.
  */
 #ifndef CABE_MACHINE_PEAK_H
 #define CABE_MACHINE_PEAK_H

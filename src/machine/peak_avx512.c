@@ -44,8 +44,8 @@ static double run_int8(uint64_t n)
 }
 
 /*
- * Half precision and bf16 are no part of the level's flags: these two functions alone are compiled for them. ISO C
- * has no type for the halves, and clang 14 no intrinsics, so the instruction stands here itself.
+ * Half precision and bf16 are no part of the level's flags: these two functions alone are compiled for them.
+ * ISO C has no type for the halves, and clang 14 no intrinsics, so the instruction stands here itself.
  */
 __attribute__((target("avx512fp16"))) static double run_f16(uint64_t n)
 {
@@ -87,7 +87,8 @@ __attribute__((target("avx512bf16"))) static double run_bf16(uint64_t n)
 static const struct cabe_peak_way ways[] = {
     {"avx512", CABE_ARITH_F32, NEEDS, UINT64_C(2) * 16 * CHAINS, run_f32},
     {"avx512", CABE_ARITH_INT8, NEEDS, UINT64_C(2) * 64 * 4, run_int8},
-    {"avx512fp16", CABE_ARITH_F16, NEEDS | CABE_SIMD_BIT(CABE_SIMD_AVX512FP16), UINT64_C(2) * 32 * CHAINS, run_f16},
+    {"avx512fp16", CABE_ARITH_F16, NEEDS | CABE_SIMD_BIT(CABE_SIMD_AVX512FP16), UINT64_C(2) * 32 * CHAINS,
+     run_f16},
     {"avx512bf16", CABE_ARITH_BF16, NEEDS | CABE_SIMD_BIT(CABE_SIMD_AVX512BF16), UINT64_C(2) * 32 * CHAINS,
      run_bf16},
 };

@@ -9,7 +9,8 @@ struct host_ticks {
     uint64_t busy, total;
 };
 
-/* "cpu  user nice system idle iowait irq softirq steal guest guest_nice"; guest time is in user time already. */
+/* "cpu  user nice system idle iowait irq softirq steal guest guest_nice"; guest time is in user time already.
+ */
 static int take_stat(void *self, char *line)
 {
     struct host_ticks *ticks = self;
@@ -26,7 +27,8 @@ static int take_stat(void *self, char *line)
     return 0;
 }
 
-/* User and system ticks of this process: fields 14 and 15, the first two counted before the name's last ')'. */
+/* User and system ticks of this process: fields 14 and 15, the first two counted before the name's last ')'.
+ */
 static uint64_t own_ticks(const char *root)
 {
     char text[1024];
@@ -51,13 +53,15 @@ static int take_status(void *self, char *line)
     for (int i = 0; i < 2; i++) {
         const char *at = line + strlen(names[i]);
 
-        if (strncmp(line, names[i], strlen(names[i])) == 0 && cabe_parse_u64(&at, &kb) && kb < UINT64_MAX >> 12)
+        if (strncmp(line, names[i], strlen(names[i])) == 0 && cabe_parse_u64(&at, &kb) &&
+            kb < UINT64_MAX >> 12)
             *bytes += kb << 10;
     }
     return 1;
 }
 
-static void read_cpu(struct cabe_pressure *out, struct cabe_pressure_meter *meter, int threads, const char *root)
+static void read_cpu(struct cabe_pressure *out, struct cabe_pressure_meter *meter, int threads,
+                     const char *root)
 {
     struct host_ticks now = {0, 0};
     struct cabe_pressure_meter last = *meter;
@@ -122,6 +126,7 @@ void cabe_pressure_read(struct cabe_pressure *out, struct cabe_pressure_meter *m
     read_memory(out, planned ? planned->bytes : 0, config->root);
     out->cpu_high = out->cpu_percent > threshold(config->cpu_percent, CABE_PRESSURE_CPU_PERCENT);
     /* A stall is one whoever holds the memory: the kernel cannot take back enough. */
-    out->memory_high = out->memory_percent > threshold(config->memory_percent, CABE_PRESSURE_MEMORY_PERCENT) ||
-                       out->psi_some_avg10 > threshold(config->stall_percent, CABE_PRESSURE_STALL_PERCENT);
+    out->memory_high =
+        out->memory_percent > threshold(config->memory_percent, CABE_PRESSURE_MEMORY_PERCENT) ||
+        out->psi_some_avg10 > threshold(config->stall_percent, CABE_PRESSURE_STALL_PERCENT);
 }

@@ -1,4 +1,5 @@
-/* The parts of a probe. Each fills its part of the machine from what is below `root`, and assumes what is missing. */
+/* The parts of a probe. Each fills its part of the machine from what is below `root`, and assumes what is
+ * missing. */
 #ifndef CABE_MACHINE_PROBE_H
 #define CABE_MACHINE_PROBE_H
 

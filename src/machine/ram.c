@@ -24,7 +24,8 @@ static int take_meminfo(void *self, char *line)
         const char *at = line + strlen(names[i]);
         uint64_t kb;
 
-        if (strncmp(line, names[i], strlen(names[i])) == 0 && cabe_parse_u64(&at, &kb) && kb < UINT64_MAX >> 10) {
+        if (strncmp(line, names[i], strlen(names[i])) == 0 && cabe_parse_u64(&at, &kb) &&
+            kb < UINT64_MAX >> 10) {
             info->bytes[i] = kb << 10;
             info->has[i] = 1;
         }

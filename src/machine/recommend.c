@@ -48,7 +48,8 @@ static void gpu_words(const struct cabe_machine *machine, int index, char *out, 
     if (!gpu)
         snprintf(out, n, machine->n_gpus ? "no GPU that cabe can use" : "no GPU");
     else if (gpu->memory_known)
-        snprintf(out, n, "%.60s with %.1f GB (%.1f GB free)", gpu->name, gb(gpu->total_bytes), gb(gpu->free_bytes));
+        snprintf(out, n, "%.60s with %.1f GB (%.1f GB free)", gpu->name, gb(gpu->total_bytes),
+                 gb(gpu->free_bytes));
     else
         snprintf(out, n, "%.60s with %s", gpu->name, gpu->unified ? "unified memory" : "unknown memory");
 }
@@ -67,11 +68,12 @@ enum cabe_tier cabe_machine_tier(const struct cabe_machine *machine, char reason
     gpu_words(machine, gpu, words, sizeof words);
     if (cores >= 8 && limit >= 16384 * CABE_MB && good_gpu) {
         tier = CABE_TIER_HIGH;
-        snprintf(reason, CABE_REASON_MAX, "%d cores (8 wanted), %llu MB (16384 wanted), %s", cores, mb(limit), words);
+        snprintf(reason, CABE_REASON_MAX, "%d cores (8 wanted), %llu MB (16384 wanted), %s", cores, mb(limit),
+                 words);
     } else if (cores >= 4 && limit >= 8192 * CABE_MB) {
         tier = CABE_TIER_MEDIUM;
-        snprintf(reason, CABE_REASON_MAX, "%d cores (4 wanted), %llu MB (8192 wanted)%s%s%s", cores, mb(limit),
-                 cores < 8 ? ", fewer than the 8 cores of high" : "",
+        snprintf(reason, CABE_REASON_MAX, "%d cores (4 wanted), %llu MB (8192 wanted)%s%s%s", cores,
+                 mb(limit), cores < 8 ? ", fewer than the 8 cores of high" : "",
                  limit < 16384 * CABE_MB ? ", below the 16384 MB of high" : "",
                  good_gpu ? "" : ", no GPU with 6 GB");
     } else {
@@ -111,7 +113,8 @@ uint64_t cabe_machine_budget(const struct cabe_machine *machine, char reason[CAB
     if (reason)
         snprintf(reason, CABE_REASON_MAX, "%llu MB available of %llu MB, %llu MB (%s) left to the system",
                  mb(available), mb(limit), mb(available - budget),
-                 available - budget == reserve ? (percent == 20 ? "20 % of all" : "15 % of all") : "half of it");
+                 available - budget == reserve ? (percent == 20 ? "20 % of all" : "15 % of all")
+                                               : "half of it");
     return budget;
 }
 
@@ -128,7 +131,8 @@ static void advise_cpu(struct cabe_recommendation *out, const struct cabe_machin
     out->workers = by_cores < by_memory ? by_cores : by_memory;
     if (out->workers > 8)
         out->workers = 8;
-    REASON(WORKERS, "the smallest of %d (cores less one), %llu (%llu MB available / 2048 MB) and 8, at least 1",
+    REASON(WORKERS,
+           "the smallest of %d (cores less one), %llu (%llu MB available / 2048 MB) and 8, at least 1",
            cpu->n_usable - 1, (unsigned long long)parts, mb(machine->memory.available_bytes));
     out->threads = cabe_machine_threads(machine);
     if (cpu->quota_cpus > 0)
@@ -169,8 +173,10 @@ static void advise_batches(struct cabe_recommendation *out, const struct cabe_ma
         uint64_t vram = gpu_free(machine, gpu);
 
         out->gpu_batch = cabe_machine_batch(out->embedding_batch, vram);
-        REASON(GPU_BATCH, "%.1f GB free on the GPU: an eighth below 4 GB (at least 4), a quarter below 6 (8), half "
-                          "below 8 (16)", gb(vram));
+        REASON(GPU_BATCH,
+               "%.1f GB free on the GPU: an eighth below 4 GB (at least 4), a quarter below 6 (8), half "
+               "below 8 (16)",
+               gb(vram));
     } else {
         REASON(GPU_BATCH, "%s", words);
     }
@@ -180,7 +186,8 @@ static void advise_batches(struct cabe_recommendation *out, const struct cabe_ma
     REASON(HEAVY_TASKS, "one at a time, so that their peaks do not add up");
 }
 
-static void share_gpu(struct cabe_recommendation *out, const struct cabe_machine *machine, int gpu, uint32_t families)
+static void share_gpu(struct cabe_recommendation *out, const struct cabe_machine *machine, int gpu,
+                      uint32_t families)
 {
     /* Who has a small GPU to itself; embeddings are fast enough on a CPU. */
     static const enum cabe_family turns[] = {CABE_FAMILY_LLM, CABE_FAMILY_ENTITIES, CABE_FAMILY_IMAGES,
@@ -211,7 +218,8 @@ static void share_gpu(struct cabe_recommendation *out, const struct cabe_machine
            first < 0 ? "nothing" : cabe_family_name((enum cabe_family)first));
 }
 
-void cabe_machine_recommend(struct cabe_recommendation *out, const struct cabe_machine *machine, uint32_t families)
+void cabe_machine_recommend(struct cabe_recommendation *out, const struct cabe_machine *machine,
+                            uint32_t families)
 {
     int gpu = cabe_machine_best_gpu(machine);
 

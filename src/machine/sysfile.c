@@ -59,7 +59,8 @@ int cabe_parse_u64(const char **text, uint64_t *value)
     if (*at < '0' || *at > '9')
         return 0;
     for (; *at >= '0' && *at <= '9'; at++)
-        if (__builtin_mul_overflow(sum, 10u, &sum) || __builtin_add_overflow(sum, (unsigned)(*at - '0'), &sum))
+        if (__builtin_mul_overflow(sum, 10u, &sum) ||
+            __builtin_add_overflow(sum, (unsigned)(*at - '0'), &sum))
             return 0;
     *value = sum;
     *text = at;

@@ -23,7 +23,8 @@ int cabe_sysfile_lines(const char *root, const char *path, int (*line)(void *sel
 
 int cabe_sysfile_is_dir(const char *root, const char *path);
 
-/* A number at *text, which moves past it; 0 where there is none or it does not fit. Leading blanks are skipped. */
+/* A number at *text, which moves past it; 0 where there is none or it does not fit. Leading blanks are
+ * skipped. */
 int cabe_parse_u64(const char **text, uint64_t *value);
 
 /* Sets of CPUs, as the kernel lists them: "0-3,8". */
@@ -32,7 +33,8 @@ struct cpuset {
     uint64_t word[CPUSET_MAX / 64];
 };
 
-int cabe_cpuset_parse(struct cpuset *set, const char *list); /* 0: not a list, or empty; `set` is then empty */
+int cabe_cpuset_parse(struct cpuset *set,
+                      const char *list); /* 0: not a list, or empty; `set` is then empty */
 int cabe_cpuset_count(const struct cpuset *set);
 int cabe_cpuset_first(const struct cpuset *set); /* -1: empty */
 

@@ -59,6 +59,6 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
     us=$((($(date +%s%N) - start) / 1000))
     each_us=$((us < each_us ? us : each_us))
 done
-[ -e /dev/nvidiactl ] || [ "$each_us" -lt 30000 ] || fail "takes $each_us us, wanted below 30000"
+grep -qs '^CABE_SANITIZE:.*=.' "$(dirname "$program")/CMakeCache.txt" || [ -e /dev/nvidiactl ] || [ "$each_us" -lt 30000 ] || fail "takes $each_us us, wanted below 30000"
 [ "$failed" -eq 0 ] && echo "machine: a probe in $each_us us, --measure in $measure_ms ms"
 exit "$failed"

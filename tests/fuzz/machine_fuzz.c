@@ -1,6 +1,6 @@
 /*
- * Machines from outside bytes: a description as a person types it, and a kept file of measured limits, by the first
- * byte. Whatever is accepted must make a machine that the planner can count on.
+ * Machines from outside bytes: a description as a person types it, and a kept file of measured limits, by the
+ * first byte. Whatever is accepted must make a machine that the planner can count on.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,7 +32,8 @@ static void check(const struct cabe_machine *machine)
     expect(cabe_machine_ops_s(machine, CABE_ARITH_F32, 2) > 0, "arithmetic");
     expect(cabe_machine_read_bytes_s(machine, 2) > 0, "bandwidth");
     cabe_machine_recommend(&advice, machine, 0);
-    expect(advice.workers >= 1 && advice.threads >= 1 && advice.budget_bytes <= memory->available_bytes, "advice");
+    expect(advice.workers >= 1 && advice.threads >= 1 && advice.budget_bytes <= memory->available_bytes,
+           "advice");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

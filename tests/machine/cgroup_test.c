@@ -33,7 +33,8 @@ static void new_host(void)
 static void mount_v2(const char *base)
 {
     tree_put("/proc/self/mountinfo",
-             "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:26 %s /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 "
+             "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n30 22 0:26 %s /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 "
+             "cgroup2 "
              "rw,nsdelegate\n",
              base);
     tree_put("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids\n");
@@ -54,8 +55,9 @@ static void test_v2_nested(void **state)
     tree_put("/proc/self/cgroup", "0::/a.slice/b.service/c\n");
     tree_put("/sys/fs/cgroup/a.slice/memory.max", "%llu\n", 8192 * MB);
     tree_put("/sys/fs/cgroup/a.slice/memory.current", "%llu\n", 2048 * MB);
-    tree_put("/sys/fs/cgroup/a.slice/memory.stat", "anon 1\ninactive_file %llu\nactive_file %llu\n"
-                                                   "slab_reclaimable %llu\n",
+    tree_put("/sys/fs/cgroup/a.slice/memory.stat",
+             "anon 1\ninactive_file %llu\nactive_file %llu\n"
+             "slab_reclaimable %llu\n",
              512 * MB, 256 * MB, 256 * MB);
     tree_put("/sys/fs/cgroup/a.slice/b.service/memory.max", "%llu\n", 2048 * MB);
     tree_put("/sys/fs/cgroup/a.slice/b.service/memory.current", "%llu\n", 100 * MB);
@@ -96,8 +98,15 @@ static void test_v2_high_and_over_the_limit(void **state)
 /* A limit above the host's memory, "max", garbage, zero or nothing: the host is the limit. */
 static void test_no_limits(void **state)
 {
-    static const char *const values[] = {"max\n", "", "lots\n", "0\n", "-1\n", "9223372036854771712\n",
-                                         "99999999999999999999999\n", "12 34\n", "18446744073709551615\n"};
+    static const char *const values[] = {"max\n",
+                                         "",
+                                         "lots\n",
+                                         "0\n",
+                                         "-1\n",
+                                         "9223372036854771712\n",
+                                         "99999999999999999999999\n",
+                                         "12 34\n",
+                                         "18446744073709551615\n"};
 
     (void)state;
     for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
@@ -189,8 +198,8 @@ static void test_v1(void **state)
     put_u64("/sys/fs/cgroup/memory/x/memory.limit_in_bytes", 3000 * MB);
     put_u64("/sys/fs/cgroup/memory/x/memory.usage_in_bytes", 1000 * MB);
     tree_put("/sys/fs/cgroup/memory/x/memory.stat",
-             "cache 1\ninactive_file 5\nactive_file 5\ntotal_inactive_file %llu\ntotal_active_file %llu\n", 300 * MB,
-             200 * MB);
+             "cache 1\ninactive_file 5\nactive_file 5\ntotal_inactive_file %llu\ntotal_active_file %llu\n",
+             300 * MB, 200 * MB);
     put_u64("/sys/fs/cgroup/memory/x/y/memory.limit_in_bytes", V1_NONE);
     put_u64("/sys/fs/cgroup/memory/x/y/memory.usage_in_bytes", 10 * MB);
     tree_put("/sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us", "300000\n");
@@ -289,7 +298,8 @@ static void test_mountinfo_escapes(void **state)
     n += 20000;
     n += (size_t)snprintf(text + n, sizeof text - n, "\n");
     for (int i = 0; i < 200; i++)
-        n += (size_t)snprintf(text + n, sizeof text - n, "%d 1 0:%d / /mnt/%d rw - tmpfs tmpfs rw\n", i, i, i);
+        n +=
+            (size_t)snprintf(text + n, sizeof text - n, "%d 1 0:%d / /mnt/%d rw - tmpfs tmpfs rw\n", i, i, i);
     n += (size_t)snprintf(text + n, sizeof text - n, "9 1 0:9 / /my\\040groups rw - cgroup2 cgroup2 rw\n");
     tree_bytes("/proc/self/mountinfo", text, n);
     tree_put("/proc/self/cgroup", "0::/a\n");
@@ -308,11 +318,11 @@ static int drop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_v2_nested),        cmocka_unit_test(test_v2_high_and_over_the_limit),
-        cmocka_unit_test(test_no_limits),        cmocka_unit_test(test_v2_container),
-        cmocka_unit_test(test_path_not_visible), cmocka_unit_test(test_v1),
+        cmocka_unit_test(test_v2_nested),           cmocka_unit_test(test_v2_high_and_over_the_limit),
+        cmocka_unit_test(test_no_limits),           cmocka_unit_test(test_v2_container),
+        cmocka_unit_test(test_path_not_visible),    cmocka_unit_test(test_v1),
         cmocka_unit_test(test_v1_hidden_ancestors), cmocka_unit_test(test_hybrid),
-        cmocka_unit_test(test_v2_cpu_nested),    cmocka_unit_test(test_mountinfo_escapes),
+        cmocka_unit_test(test_v2_cpu_nested),       cmocka_unit_test(test_mountinfo_escapes),
     };
 
     return cmocka_run_group_tests(tests, NULL, drop);

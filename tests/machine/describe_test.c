@@ -47,8 +47,9 @@ static void test_the_three_tiers(void **state)
 static void test_ways_to_say_it(void **state)
 {
     static const char *const texts[] = {
-        "8 cores, 16 GB",      "8-core, 16GB ram",          "16384 MB; 8 physical cores", "ram 16 GB, 8 Cores,",
-        "8 CORES\n16 GiB memory", "8 cores, memory: 16 GB", "16 gb of ram + 8 core",
+        "8 cores, 16 GB",        "8-core, 16GB ram",       "16384 MB; 8 physical cores",
+        "ram 16 GB, 8 Cores,",   "8 CORES\n16 GiB memory", "8 cores, memory: 16 GB",
+        "16 gb of ram + 8 core",
     };
 
     (void)state;
@@ -98,8 +99,9 @@ static void test_details(void **state)
     struct cabe_machine machine;
 
     (void)state;
-    machine = described("4 cores, 8 threads, 16 GB, free 5 GB, avx512vnni, 40 GB/s, 300 GFLOP/s, 1.2 TOP/s int8, 3.2 GHz, "
-                        "l2 2 MB, l3 32 MB");
+    machine = described(
+        "4 cores, 8 threads, 16 GB, free 5 GB, avx512vnni, 40 GB/s, 300 GFLOP/s, 1.2 TOP/s int8, 3.2 GHz, "
+        "l2 2 MB, l3 32 MB");
     assert_int_equal(machine.cpu.n_logical, 8);
     assert_int_equal(machine.cpu.n_usable, 4);
     assert_int_equal(machine.memory.available_bytes, 5 * CABE_GB);
@@ -196,9 +198,12 @@ static void test_allocates_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_three_tiers), cmocka_unit_test(test_ways_to_say_it),
-        cmocka_unit_test(test_gpus),            cmocka_unit_test(test_details),
-        cmocka_unit_test(test_refused),         cmocka_unit_test(test_allocates_nothing),
+        cmocka_unit_test(test_the_three_tiers),
+        cmocka_unit_test(test_ways_to_say_it),
+        cmocka_unit_test(test_gpus),
+        cmocka_unit_test(test_details),
+        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_allocates_nothing),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

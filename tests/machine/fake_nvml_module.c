@@ -1,6 +1,6 @@
 /*
- * A driver's library that is not one, for the tests. FAKE_NVML says what it plays: "two" (the default), "unified",
- * "no_init", "many", "strange".
+ * A driver's library that is not one, for the tests. FAKE_NVML says what it plays: "two" (the default),
+ * "unified", "no_init", "many", "strange".
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -147,9 +147,9 @@ static int drop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_three),           cmocka_unit_test(test_unified),
-        cmocka_unit_test(test_odd_answers),     cmocka_unit_test(test_visible_devices),
-        cmocka_unit_test(test_no_library),      cmocka_unit_test(test_reported),
+        cmocka_unit_test(test_three),       cmocka_unit_test(test_unified),
+        cmocka_unit_test(test_odd_answers), cmocka_unit_test(test_visible_devices),
+        cmocka_unit_test(test_no_library),  cmocka_unit_test(test_reported),
     };
     char self[400] = "";
 

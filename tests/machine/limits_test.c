@@ -45,7 +45,8 @@ static void test_measure_and_keep(void **state)
     assert_true(machine.limits.n_peaks >= 2);
     for (int i = 0; i < machine.limits.n_peaks; i++)
         assert_true(machine.limits.peak[i].one_ops_s > 1e6 && machine.limits.peak[i].one_ops_s < 1e14);
-    assert_true(machine.limits.one_ops_s[CABE_ARITH_F32] > 0 && machine.limits.one_ops_s[CABE_ARITH_INT8] > 0);
+    assert_true(machine.limits.one_ops_s[CABE_ARITH_F32] > 0 &&
+                machine.limits.one_ops_s[CABE_ARITH_INT8] > 0);
 
     assert_int_equal(cabe_limits_save(&machine, NULL, path, &err), CABE_OK);
     assert_non_null(strstr(path, tree_root));
@@ -70,7 +71,8 @@ static void test_measure_and_keep(void **state)
 
 static void test_damaged_files(void **state)
 {
-    static const char *const texts[] = {"", "{", "[]", "null", "{\"version\": 1}", "{\"version\": 2, \"cpu\": \"x\"}"};
+    static const char *const texts[] = {
+        "", "{", "[]", "null", "{\"version\": 1}", "{\"version\": 2, \"cpu\": \"x\"}"};
     struct cabe_machine machine = here();
     char path[128], whole[8192];
     struct cabe_error err;
@@ -89,7 +91,8 @@ static void test_damaged_files(void **state)
     assert_non_null(file);
     n = fread(whole, 1, sizeof whole, file);
     fclose(file);
-    for (size_t cut = 0; cut + 2 < n; cut++) { /* every truncation: refused; the document's end is its last brace */
+    for (size_t cut = 0; cut + 2 < n;
+         cut++) { /* every truncation: refused; the document's end is its last brace */
         struct cabe_machine other = here();
 
         tree_bytes("/damaged", whole, cut);

@@ -15,7 +15,8 @@
 static void put_ticks(unsigned user, unsigned idle, unsigned own)
 {
     tree_put("/proc/stat", "cpu  %u 0 0 %u 0 0 0 0 0 0\ncpu0 1 2 3\n", user, idle);
-    tree_put("/proc/self/stat", "77 (a name) with) blanks) S 1 77 77 0 -1 4 1 0 0 0 %u 0 0 0 20 0 1 0 5 6 7\n", own);
+    tree_put("/proc/self/stat",
+             "77 (a name) with) blanks) S 1 77 77 0 -1 4 1 0 0 0 %u 0 0 0 20 0 1 0 5 6 7\n", own);
 }
 
 static struct cabe_pressure read_now(struct cabe_pressure_meter *meter, uint64_t bytes, int threads)

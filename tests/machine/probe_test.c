@@ -145,7 +145,8 @@ static void test_partial_avx512(void **state)
 
     (void)state;
     tree_new();
-    tree_put("/proc/cpuinfo", "processor : 0\nflags : avx avx2 fma f16c avx512f avx512dq avx512vl avx512_vnni\n");
+    tree_put("/proc/cpuinfo",
+             "processor : 0\nflags : avx avx2 fma f16c avx512f avx512dq avx512vl avx512_vnni\n");
     machine = probe();
     assert_string_equal(cabe_simd_level(machine.cpu.simd), "avx2");
     assert_false(machine.cpu.simd & CABE_SIMD_BIT(CABE_SIMD_AVX512VNNI));
@@ -186,8 +187,9 @@ static void test_weird_meminfo(void **state)
 
     (void)state;
     tree_new();
-    tree_put("/proc/meminfo", "MemTotal: 8388608 kB\nMemFree: 1048576 kB\nBuffers: 2048 kB\nCached: 2097152 kB\n"
-                              "Shmem: 1048576 kB\nSReclaimable: 4096 kB\n"); /* before MemAvailable was there */
+    tree_put("/proc/meminfo",
+             "MemTotal: 8388608 kB\nMemFree: 1048576 kB\nBuffers: 2048 kB\nCached: 2097152 kB\n"
+             "Shmem: 1048576 kB\nSReclaimable: 4096 kB\n"); /* before MemAvailable was there */
     machine = probe();
     assert_int_equal(machine.memory.available_bytes, (1048576 + 1024 + 524288 + 2048) * UINT64_C(1024));
 
@@ -200,7 +202,8 @@ static void test_weird_meminfo(void **state)
     machine = probe();
     assert_true(machine.memory.total_assumed);
 
-    tree_put("/proc/meminfo", "MemTotal: 99999999999999999999999 kB\nMemAvailable: 18446744073709551615 kB\n");
+    tree_put("/proc/meminfo",
+             "MemTotal: 99999999999999999999999 kB\nMemAvailable: 18446744073709551615 kB\n");
     machine = probe();
     assert_int_equal(machine.memory.limit_bytes, 4096 * CABE_MB);
 
@@ -243,12 +246,22 @@ static void test_lists_of_cpus(void **state)
 /* Bytes that are no text, in every file that is read. */
 static void test_garbage(void **state)
 {
-    static const char *const files[] = {
-        "/proc/cpuinfo", "/proc/meminfo", "/proc/self/cgroup", "/proc/self/mountinfo", "/proc/self/status",
-        "/proc/loadavg", "/proc/pressure/memory", "/sys/devices/system/cpu/online",
-        "/sys/devices/system/cpu/cpu0/topology/core_cpus_list", "/sys/devices/system/cpu/cpu0/cache/index0/level",
-        "/sys/fs/cgroup/cgroup.controllers", "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat",
-        "/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpuset.cpus.effective", "/sys/class/drm/card0/device/vendor"};
+    static const char *const files[] = {"/proc/cpuinfo",
+                                        "/proc/meminfo",
+                                        "/proc/self/cgroup",
+                                        "/proc/self/mountinfo",
+                                        "/proc/self/status",
+                                        "/proc/loadavg",
+                                        "/proc/pressure/memory",
+                                        "/sys/devices/system/cpu/online",
+                                        "/sys/devices/system/cpu/cpu0/topology/core_cpus_list",
+                                        "/sys/devices/system/cpu/cpu0/cache/index0/level",
+                                        "/sys/fs/cgroup/cgroup.controllers",
+                                        "/sys/fs/cgroup/memory.max",
+                                        "/sys/fs/cgroup/memory.stat",
+                                        "/sys/fs/cgroup/cpu.max",
+                                        "/sys/fs/cgroup/cpuset.cpus.effective",
+                                        "/sys/class/drm/card0/device/vendor"};
     unsigned seed = 1;
     char noise[20000];
 
@@ -281,7 +294,8 @@ static void test_this_machine(void **state)
     (void)state;
     assert_int_equal(cabe_machine_probe(&machine, &config, NULL), CABE_OK);
     assert_true(machine.cpu.n_usable >= 1 && machine.cpu.n_usable <= machine.cpu.n_logical);
-    assert_true(machine.memory.available_bytes > 0 && machine.memory.available_bytes <= machine.memory.limit_bytes);
+    assert_true(machine.memory.available_bytes > 0 &&
+                machine.memory.available_bytes <= machine.memory.limit_bytes);
     assert_true(machine.limits.all_ops_s[CABE_ARITH_F32] > 0);
     cabe_machine_refresh(&machine, NULL);
     assert_true(machine.memory.available_bytes > 0);
@@ -304,12 +318,12 @@ static int drop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_nothing_there),    cmocka_unit_test(test_hyperthreads),
+        cmocka_unit_test(test_nothing_there),      cmocka_unit_test(test_hyperthreads),
         cmocka_unit_test(test_siblings_far_apart), cmocka_unit_test(test_offline_cpus),
-        cmocka_unit_test(test_no_topology),      cmocka_unit_test(test_arm),
-        cmocka_unit_test(test_partial_avx512),   cmocka_unit_test(test_caches),
-        cmocka_unit_test(test_weird_meminfo),    cmocka_unit_test(test_pressure_stalls),
-        cmocka_unit_test(test_lists_of_cpus),    cmocka_unit_test(test_garbage),
+        cmocka_unit_test(test_no_topology),        cmocka_unit_test(test_arm),
+        cmocka_unit_test(test_partial_avx512),     cmocka_unit_test(test_caches),
+        cmocka_unit_test(test_weird_meminfo),      cmocka_unit_test(test_pressure_stalls),
+        cmocka_unit_test(test_lists_of_cpus),      cmocka_unit_test(test_garbage),
         cmocka_unit_test(test_this_machine),
     };
 

@@ -1,4 +1,5 @@
-/* A real control group of 2 GiB: its limit is the machine's, and a file read or written takes nothing from it. */
+/* A real control group of 2 GiB: its limit is the machine's, and a file read or written takes nothing from
+ * it. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -133,7 +134,8 @@ static const char *disk_folder(void)
 
     for (size_t i = 0; i < 3; i++)
         if (statfs(folders[i], &info) == 0 && info.f_type != TMPFS_MAGIC && info.f_type != RAMFS_MAGIC &&
-            (uint64_t)info.f_bavail * (uint64_t)info.f_bsize > 2 * FILE_BYTES && access(folders[i], W_OK) == 0)
+            (uint64_t)info.f_bavail * (uint64_t)info.f_bsize > 2 * FILE_BYTES &&
+            access(folders[i], W_OK) == 0)
             return folders[i];
     return NULL;
 }
@@ -181,7 +183,8 @@ static void test_page_cache(void **state)
 {
     (void)state;
     if (!disk_folder()) {
-        printf("skip: no folder on a disk with %llu MB for page cache\n", (unsigned long long)(FILE_BYTES / MB));
+        printf("skip: no folder on a disk with %llu MB for page cache\n",
+               (unsigned long long)(FILE_BYTES / MB));
         skip();
     }
     assert_int_equal(in_group(fill_page_cache), 0);

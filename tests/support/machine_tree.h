@@ -74,9 +74,10 @@ static inline void tree_cpus(int n, int threads)
     char path[128];
 
     tree_put("/sys/devices/system/cpu/online", "0-%d\n", n - 1);
-    tree_put("/proc/cpuinfo",
-             "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Test CPU @ 3.00GHz\ncpu MHz\t\t: 3000.000\n"
-             "flags\t\t: fpu sse4_2 avx f16c fma avx2 avx512f avx512bw avx512dq avx512vl avx512_vnni\n\n");
+    tree_put(
+        "/proc/cpuinfo",
+        "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Test CPU @ 3.00GHz\ncpu MHz\t\t: 3000.000\n"
+        "flags\t\t: fpu sse4_2 avx f16c fma avx2 avx512f avx512bw avx512dq avx512vl avx512_vnni\n\n");
     for (int i = 0; i < n; i++) {
         snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/core_cpus_list", i);
         if (threads == 1)
@@ -88,8 +89,8 @@ static inline void tree_cpus(int n, int threads)
 
 static inline void tree_memory(unsigned long long total_mb, unsigned long long available_mb)
 {
-    tree_put("/proc/meminfo", "MemTotal:  %8llu kB\nMemFree:  %8llu kB\nMemAvailable:  %8llu kB\n", total_mb << 10,
-             available_mb << 9, available_mb << 10);
+    tree_put("/proc/meminfo", "MemTotal:  %8llu kB\nMemFree:  %8llu kB\nMemAvailable:  %8llu kB\n",
+             total_mb << 10, available_mb << 9, available_mb << 10);
 }
 
 #endif
