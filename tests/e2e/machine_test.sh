@@ -51,14 +51,14 @@ is "files kept" "$(find "$CABE_HOME" -type f | wc -l)" 1
 mkdir -p "$work/closed" && touch "$work/closed/data"
 CABE_HOME=$work/closed "$program" machine --json >/dev/null || fail "a home that cannot be used stops the probe"
 
-# The best of several: what the command takes, not what else runs here. A driver's library takes its own time.
-each_us=1000000
-for _ in 1 2 3 4 5 6 7 8 9 10; do
-    start=$(date +%s%N)
-    "$program" machine >/dev/null
-    us=$((($(date +%s%N) - start) / 1000))
-    each_us=$((us < each_us ? us : each_us))
+# Processor time, the best of several: what the command takes, not what else runs here. A driver's library takes its own.
+TIMEFORMAT='%U %S'
+each_ms=1000000
+for _ in 1 2 3 4 5; do
+    ms=$({ time "$program" machine >/dev/null; } 2>&1 | awk '{printf "%d", ($1 + $2) * 1000}')
+    each_ms=$((ms < each_ms ? ms : each_ms))
 done
-grep -qs '^CABE_SANITIZE:.*=.' "$(dirname "$program")/CMakeCache.txt" || [ -e /dev/nvidiactl ] || [ "$each_us" -lt 30000 ] || fail "takes $each_us us, wanted below 30000"
-[ "$failed" -eq 0 ] && echo "machine: a probe in $each_us us, --measure in $measure_ms ms"
+grep -qs '^CABE_SANITIZE:.*=.' "$(dirname "$program")/CMakeCache.txt" || [ -e /dev/nvidiactl ] ||
+    [ "$each_ms" -lt 30 ] || fail "takes $each_ms ms, wanted below 30"
+[ "$failed" -eq 0 ] && echo "machine: a probe in $each_ms ms, --measure in $measure_ms ms"
 exit "$failed"
