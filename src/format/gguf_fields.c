@@ -10,11 +10,23 @@ static int compare_key(const void *name, const void *key)
     return strcmp(name, ((const struct cabe_gguf_key *)key)->name);
 }
 
+/* Walking over an array asks for one key a quarter of a million times. While the source opens there is no guess. */
 static const struct cabe_gguf_key *find(const struct cabe_source *source, const char *name)
 {
+    struct cabe_source_lazy *lazy = source->lazy;
+    const struct cabe_gguf_key *key;
+
     if (source->n_keys == 0)
         return NULL;
-    return bsearch(name, source->keys, source->n_keys, sizeof *source->keys, compare_key);
+    if (lazy) {
+        key = &source->keys[atomic_load_explicit(&lazy->last_key, memory_order_relaxed)];
+        if (strcmp(name, key->name) == 0)
+            return key;
+    }
+    key = bsearch(name, source->keys, source->n_keys, sizeof *source->keys, compare_key);
+    if (lazy && key)
+        atomic_store_explicit(&lazy->last_key, (size_t)(key - source->keys), memory_order_relaxed);
+    return key;
 }
 
 static const struct cabe_gguf_key *find_typed(const struct cabe_source *source, const char *name, int type)

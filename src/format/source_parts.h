@@ -54,6 +54,7 @@ struct cabe_source_lazy {
     pthread_mutex_t mutex;
     _Atomic(uint8_t *) *array; /* per GGUF key */
     _Atomic(json_t *) *json;   /* per document */
+    atomic_size_t last_key;    /* that was asked for; relaxed: only a guess of which comes next */
 };
 
 struct cabe_source {

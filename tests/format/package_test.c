@@ -188,18 +188,23 @@ static void survives_damage(void **state)
 {
     struct cabe_package *package;
     struct bytes *b = &zip.out;
+    char path[64];
 
     (void)state;
     add_model();
     finish();
     for (size_t n = 0; n < b->n; n++) {
-        write_file(file, b->data, n);
-        assert_int_not_equal(cabe_package_open(&package, file, NULL), CABE_OK);
+        int fd = memory_file(b->data, n, path);
+
+        assert_int_not_equal(cabe_package_open(&package, path, NULL), CABE_OK);
+        close(fd);
     }
     for (size_t i = 0; i < b->n; i++) {
+        int fd;
+
         b->data[i] ^= (uint8_t)(1 << i % 8);
-        write_file(file, b->data, b->n);
-        if (cabe_package_open(&package, file, NULL) == CABE_OK && i % 16 == 0) { /* each syncs its files */
+        fd = memory_file(b->data, b->n, path);
+        if (cabe_package_open(&package, path, NULL) == CABE_OK && i % 16 == 0) { /* each syncs its files */
             enum cabe_status status = cabe_package_extract(package, to, NULL, NULL, NULL);
 
             assert_true(status != CABE_ERR_INTERNAL);
@@ -207,6 +212,7 @@ static void survives_damage(void **state)
             assert_int_equal(mkdir(to, 0700), 0);
         }
         cabe_package_close(package);
+        close(fd);
         b->data[i] ^= (uint8_t)(1 << i % 8);
     }
 }
