@@ -260,12 +260,19 @@ enum cabe_status cabe_tokenizer_compile(const struct cabe_source *source, void *
     *block = NULL;
     *bytes = 0;
     if (cabe_source_kind(source) != CABE_SOURCE_GGUF) {
-        if (!(document = cabe_source_document(source, "tokenizer.json")))
-            return cabe_fail(err, CABE_ERR_NOT_FOUND, "%s: no tokenizer.json beside the weights", path);
+        status = cabe_source_document_get(source, "tokenizer.json", &document, err);
+        if (status == CABE_ERR_NOT_FOUND)
+            return cabe_fail(err, status, "%s: no tokenizer.json beside the weights", path);
+        if (status != CABE_OK) /* it is there and broken; the message names it */
+            return status;
         status = cabe_tokenizer_compile_json(document, "tokenizer.json", block, bytes, err);
         return status == CABE_OK ? status : cabe_fail_in(err, status, "%s", path);
     }
-    status = read_gguf(&spec, source, err);
+    status = cabe_source_array_load(source, KEY("tokens"), err);
+    if (status == CABE_ERR_NOT_FOUND) /* read_gguf() says what is missing */
+        status = CABE_OK;
+    if (status == CABE_OK)
+        status = read_gguf(&spec, source, err);
     if (status == CABE_OK)
         status = cabe_spec_compile(&spec, block, bytes, err);
     cabe_spec_clear(&spec);
