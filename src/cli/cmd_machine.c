@@ -41,6 +41,7 @@ static enum cabe_status measure(struct cabe_machine *machine, const struct optio
     struct cabe_progress progress = cli_progress();
     struct cabe_measure_config config = {.cancel = &cli_cancel, .progress = &progress};
     char path[CABE_HOME_PATH_MAX];
+    double load = machine->cpu.load_1m; /* before this adds to it */
     enum cabe_status status;
 
     status = cabe_limits_measure(machine, &config, err);
@@ -49,6 +50,9 @@ static enum cabe_status measure(struct cabe_machine *machine, const struct optio
         status = cabe_limits_save(machine, NULL, path, err);
     if (status == CABE_OK && !options->json)
         fprintf(stderr, "measured and kept in %s\n", path);
+    if (status == CABE_OK && load > machine->cpu.n_usable)
+        fprintf(stderr, "cabe: other work was running (load %.1f on %d cores): measure again when it has ended\n",
+                load, machine->cpu.n_usable);
     return status;
 }
 

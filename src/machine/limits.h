@@ -29,7 +29,7 @@ struct cabe_measure_config {
 
 /*
  * Measures into machine->limits with machine->cpu.n_usable threads, every way in turn, several times;
- * medians. Takes a quarter of the available memory at most. On failure machine->limits is as it was.
+ * the best of each, for what disturbs only takes away. Takes a quarter of the available memory at most. On failure machine->limits is as it was.
  */
 CABE_CHECKED enum cabe_status cabe_limits_measure(struct cabe_machine *machine,
                                                   const struct cabe_measure_config *config,

@@ -1,5 +1,4 @@
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -10,9 +9,9 @@
 #include "machine/peak.h"
 #include "machine/probe.h"
 
-#define ROUNDS_MAX 9
-#define ROUNDS_MIN 3
-#define SAMPLE_NS 8000000u
+#define ROUNDS_MAX 48
+#define SAMPLE_NS 1500000u /* below a scheduler's slice, so that some samples run alone on a busy machine */
+#define READ_PARTS 8       /* a sample reads the next of these: by the time one comes again, caches have lost it */
 #define WAYS_MAX CABE_PEAKS_MAX
 #define READ_ALIGN 4096u
 
@@ -28,7 +27,8 @@ struct run {
     int n_ways;
     cabe_read_loop *read;
     void *data;
-    uint64_t read_bytes;
+    uint64_t read_bytes; /* of all parts */
+    int read_part;       /* whose turn it is */
     struct sample peak[WAYS_MAX], read_rate;
 };
 
@@ -46,9 +46,10 @@ static void do_share(const struct run *run, int way, int member, int n_members)
 
         __asm__ volatile("" : : "m"(unused));
     } else {
-        uint64_t pages = run->read_bytes / READ_ALIGN, n = (uint64_t)n_members;
+        const char *part = (const char *)run->data + (uint64_t)run->read_part * (run->read_bytes / READ_PARTS);
+        uint64_t pages = run->read_bytes / READ_PARTS / READ_ALIGN, n = (uint64_t)n_members;
         uint64_t begin = pages * (uint64_t)member / n, end = pages * ((uint64_t)member + 1) / n;
-        uint64_t unused = run->read((const char *)run->data + begin * READ_ALIGN, (end - begin) * READ_ALIGN);
+        uint64_t unused = run->read(part + begin * READ_ALIGN, (end - begin) * READ_ALIGN);
 
         __asm__ volatile("" : : "m"(unused));
     }
@@ -119,20 +120,14 @@ static void calibrate(struct run *run)
     }
 }
 
-static int by_value(const void *a, const void *b)
+/* What disturbs a round only takes away: the best one is nearest to the limit. */
+static double best(const double *values, int n)
 {
-    const double *x = a, *y = b;
+    double most = 0;
 
-    return (*x > *y) - (*x < *y);
-}
-
-static double median(const double *values, int n)
-{
-    double sorted[ROUNDS_MAX];
-
-    memcpy(sorted, values, (size_t)n * sizeof sorted[0]);
-    qsort(sorted, (size_t)n, sizeof sorted[0], by_value);
-    return n % 2 ? sorted[n / 2] : (sorted[n / 2 - 1] + sorted[n / 2]) / 2;
+    for (int i = 0; i < n; i++)
+        most = values[i] > most ? values[i] : most;
+    return most;
 }
 
 /* One pass over every way, so that what disturbs the machine disturbs all of them. */
@@ -144,8 +139,10 @@ static void one_round(struct run *run, int round)
         run->peak[way].one[round] = ops / time_one(run, way);
         run->peak[way].all[round] = ops * run->n_threads / time_all(run, way);
     }
-    run->read_rate.one[round] = (double)run->read_bytes / time_one(run, -1);
-    run->read_rate.all[round] = (double)run->read_bytes / time_all(run, -1);
+    run->read_part = 2 * round % READ_PARTS;
+    run->read_rate.one[round] = (double)(run->read_bytes / READ_PARTS) / time_one(run, -1);
+    run->read_part++;
+    run->read_rate.all[round] = (double)(run->read_bytes / READ_PARTS) / time_all(run, -1);
 }
 
 static void conclude(struct cabe_limits *out, const struct run *run, int n_rounds)
@@ -156,16 +153,16 @@ static void conclude(struct cabe_limits *out, const struct run *run, int n_round
     memset(out, 0, sizeof *out);
     out->origin = CABE_ORIGIN_MEASURED;
     out->n_threads = run->n_threads;
-    out->read_one_bytes_s = median(run->read_rate.one, n_rounds);
-    out->read_all_bytes_s = median(run->read_rate.all, n_rounds);
+    out->read_one_bytes_s = best(run->read_rate.one, n_rounds);
+    out->read_all_bytes_s = best(run->read_rate.all, n_rounds);
     for (int way = 0; way < run->n_ways; way++) {
         struct cabe_peak *peak = &out->peak[out->n_peaks++];
         int arith = (int)run->way[way]->arith;
 
         snprintf(peak->level, sizeof peak->level, "%s", run->way[way]->level);
         peak->arith = run->way[way]->arith;
-        peak->one_ops_s = median(run->peak[way].one, n_rounds);
-        peak->all_ops_s = median(run->peak[way].all, n_rounds);
+        peak->one_ops_s = best(run->peak[way].one, n_rounds);
+        peak->all_ops_s = best(run->peak[way].all, n_rounds);
         if (peak->all_ops_s > out->all_ops_s[arith]) {
             out->all_ops_s[arith] = peak->all_ops_s;
             out->one_ops_s[arith] = peak->one_ops_s;
@@ -189,23 +186,29 @@ static uint64_t choose_read_bytes(const struct cabe_machine *machine, uint64_t w
     }
     if (bytes > most)
         bytes = most;
-    if (bytes < READ_ALIGN * CABE_TEAM_MAX)
-        bytes = READ_ALIGN * CABE_TEAM_MAX;
-    return bytes / READ_ALIGN * READ_ALIGN;
+    if (bytes < READ_PARTS * READ_ALIGN * CABE_TEAM_MAX)
+        bytes = READ_PARTS * READ_ALIGN * CABE_TEAM_MAX;
+    return bytes / (READ_PARTS * READ_ALIGN) * (READ_PARTS * READ_ALIGN);
 }
 
+/* As many rounds as end before the deadline, but at least one: on a busy machine one may take a second. */
 static enum cabe_status run_rounds(struct run *run, const struct cabe_measure_config *config,
                                    uint64_t deadline_ns, int *n_rounds, struct cabe_error *err)
 {
+    uint64_t round_ns = 0;
+
     calibrate(run);
-    time_all(run, -1); /* every page has been seen once, every thread has run */
+    time_all(run, -1); /* every thread has run */
     for (*n_rounds = 0; *n_rounds < ROUNDS_MAX; ++*n_rounds) {
-        if (*n_rounds >= ROUNDS_MIN && cabe_clock_ns() > deadline_ns)
+        uint64_t begin = cabe_clock_ns();
+
+        if (*n_rounds >= 1 && begin + round_ns > deadline_ns)
             break;
         if (cabe_cancelled(config->cancel))
             return cabe_fail(err, CABE_ERR_CANCELLED, "measuring the machine was stopped");
         cabe_progress_report(config->progress, "measure", (uint64_t)*n_rounds, ROUNDS_MAX, "rounds");
         one_round(run, *n_rounds);
+        round_ns = cabe_clock_ns() - begin;
     }
     return CABE_OK;
 }
