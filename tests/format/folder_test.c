@@ -162,6 +162,26 @@ static void reads_a_folder_with_one_gguf(void **state)
     bytes_clear(&b);
 }
 
+/* The hub's cache is a folder of links into another one. */
+static void reads_a_folder_of_links(void **state)
+{
+    struct cabe_source *source;
+    char path[256];
+
+    (void)state;
+    sub_folder("blobs");
+    write_weights("blobs/0123", "a");
+    write_text(folder, "blobs/4567", "{}");
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    assert_int_equal(symlink("blobs/0123", path), 0);
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    assert_int_equal(symlink("blobs/4567", path), 0);
+    source = open_folder();
+    assert_non_null(cabe_source_find(source, "a"));
+    assert_non_null(cabe_source_document(source, "config.json"));
+    cabe_source_close(source);
+}
+
 static void reads_shards(void **state)
 {
     struct cabe_source *source;
@@ -328,6 +348,7 @@ int main(void)
         TEST(reads_a_sentence_transformer),
         TEST(reads_a_static_embedding_in_its_folder),
         TEST(reads_a_folder_with_one_gguf),
+        TEST(reads_a_folder_of_links),
         TEST(reads_shards),
         TEST(refuses_broken_shards),
         TEST(refuses_broken_documents),

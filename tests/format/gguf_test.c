@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include <cmocka.h>
+#include <pthread.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -367,6 +368,47 @@ static void notices_a_file_that_shrinks(void **state)
     bytes_clear(&b);
 }
 
+/* One thread reads the array from the file, all read it from memory. */
+static void *read_words(void *source)
+{
+    const char *text;
+    size_t n;
+
+    for (uint64_t i = 0; i < 2000; i++)
+        if (!cabe_source_array_string(source, i % 2 ? "words" : "names", i / 2 % 20, &text, &n) || text[n - 1] < '0')
+            return source;
+    return NULL;
+}
+
+static void reads_from_many_threads(void **state)
+{
+    struct bytes b = {0};
+
+    (void)state;
+    gguf_begin(&b, 3, 0, 2);
+    for (int a = 0; a < 2; a++) {
+        gguf_key_array(&b, a ? "words" : "names", 8, 20);
+        for (int i = 0; i < 20; i++)
+            put_text(&b, a ? "word7" : "n1");
+    }
+    for (int round = 0; round < 8; round++) {
+        struct cabe_source *source;
+        pthread_t thread[4];
+
+        assert_int_equal(open_bytes(&source, &b, NULL), CABE_OK);
+        for (int i = 0; i < 4; i++)
+            assert_int_equal(pthread_create(&thread[i], NULL, read_words, source), 0);
+        for (int i = 0; i < 4; i++) {
+            void *failed;
+
+            assert_int_equal(pthread_join(thread[i], &failed), 0);
+            assert_null(failed);
+        }
+        cabe_source_close(source);
+    }
+    bytes_clear(&b);
+}
+
 /* The identity and the hash follow the content. */
 static void tells_contents_apart(void **state)
 {
@@ -445,7 +487,7 @@ int main(void)
         cmocka_unit_test(refuses_strange_metadata),    cmocka_unit_test(survives_truncation_anywhere),
         cmocka_unit_test(survives_flipped_bits),       cmocka_unit_test(survives_refused_memory),
         cmocka_unit_test(notices_a_file_that_shrinks), cmocka_unit_test(tells_contents_apart),
-        cmocka_unit_test(opens_real_files),
+        cmocka_unit_test(reads_from_many_threads),     cmocka_unit_test(opens_real_files),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
