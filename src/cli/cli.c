@@ -102,6 +102,27 @@ static struct {
     int open;
 } line;
 
+static void show_bytes(uint64_t done, uint64_t total, double rate)
+{
+    char text[CLI_BYTES_MAX];
+
+    fputs(cli_format_bytes(done, text), stderr);
+    if (total)
+        fprintf(stderr, " of %s", cli_format_bytes(total, text));
+    if (rate > 0)
+        fprintf(stderr, ", %s/s", cli_format_bytes((uint64_t)rate, text));
+}
+
+static void show_count(uint64_t done, uint64_t total, const char *unit, double rate)
+{
+    fprintf(stderr, "%" PRIu64, done);
+    if (total)
+        fprintf(stderr, " of %" PRIu64, total);
+    fprintf(stderr, " %s", unit);
+    if (rate > 0)
+        fprintf(stderr, ", %.*f/s", rate < 10 ? 1 : 0, rate);
+}
+
 static void show_progress(void *self, const char *what, uint64_t done, uint64_t total, const char *unit)
 {
     uint64_t now = cabe_clock_ns();
@@ -119,12 +140,11 @@ static void show_progress(void *self, const char *what, uint64_t done, uint64_t 
     line.shown_ns = now;
     seconds = (double)(now - line.begun_ns) / 1e9;
     rate = seconds > 0.05 ? (double)done / seconds : 0;
-    fprintf(stderr, "\r\033[K%s: %" PRIu64, what, done);
-    if (total)
-        fprintf(stderr, " of %" PRIu64, total);
-    fprintf(stderr, " %s", unit);
-    if (rate > 0)
-        fprintf(stderr, ", %.*f/s", rate < 10 ? 1 : 0, rate);
+    fprintf(stderr, "\r\033[K%s: ", what);
+    if (strcmp(unit, "bytes") == 0)
+        show_bytes(done, total, rate);
+    else
+        show_count(done, total, unit, rate);
     if (rate > 0 && total > done)
         fprintf(stderr, ", %.0f s left", (double)(total - done) / rate);
     fflush(stderr);
