@@ -47,7 +47,7 @@ struct cabe_row_kernels {
                    const float *row_scale, float *out, int64_t begin, int64_t end);
     /*
      * Sequences [begin, end): out[s] from rows offsets[s] .. offsets[s+1]. MEAN with row_weight is
-     * sum(w x) / sum(w), zeros where sum(w) is 0; FIRST and LAST ignore it. An empty sequence gives zeros.
+     * sum(w x) / rows, the mean of scaled rows; FIRST and LAST ignore it. An empty sequence gives zeros.
      */
     void (*pool)(enum cabe_pool pool, const float *x, const int32_t *offsets, const float *row_weight, int64_t c,
                  float *out, int64_t begin, int64_t end);

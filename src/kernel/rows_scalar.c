@@ -264,20 +264,12 @@ static void gather(enum cabe_dtype dtype, const void *table, int64_t v, int64_t 
 
 static void pool_mean(const float *x, const float *weight, int64_t n, int64_t c, float *out)
 {
-    float total = 0.0f;
-
     memset(out, 0, (size_t)c * sizeof *out);
-    for (int64_t t = 0; t < n; t++) {
-        total += weight ? weight[t] : 1.0f;
+    for (int64_t t = 0; t < n; t++)
         for (int64_t i = 0; i < c; i++)
             out[i] += weight ? weight[t] * x[t * c + i] : x[t * c + i];
-    }
-    if (total == 0.0f) {
-        memset(out, 0, (size_t)c * sizeof *out);
-        return;
-    }
     for (int64_t i = 0; i < c; i++)
-        out[i] /= total;
+        out[i] /= (float)n;
 }
 
 static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets, const float *row_weight, int64_t c,

@@ -324,15 +324,9 @@ SIMD void pool_columns(const float *x, const float *weight, int64_t rows, int64_
 
 static void pool_mean(const float *x, const float *weight, int64_t rows, int64_t c, float *out)
 {
-    float total = 0.0f;
+    float total = (float)rows;
     int64_t i = 0;
 
-    for (int64_t t = 0; t < rows; t++)
-        total += weight ? weight[t] : 1.0f;
-    if (total == 0.0f) {
-        memset(out, 0, (size_t)c * sizeof *out);
-        return;
-    }
     for (; i + LANES <= c; i += LANES)
         pool_columns(x + i, weight, rows, c, total, out + i, LANES);
     if (i < c)
