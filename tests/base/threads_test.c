@@ -125,6 +125,39 @@ static void barriers_hold(void **state)
     }
 }
 
+/* Several processes that each believe to have the CPUs for themselves: spinning is bounded, so all get on. */
+static void beside_other_processes(void **state)
+{
+    enum { N_PROCESSES = 4, N_BARRIERS = 2 * 2000 };
+    uint64_t start_ns = cabe_clock_ns();
+    pid_t children[N_PROCESSES];
+
+    (void)state;
+    for (int i = 0; i < N_PROCESSES; i++) {
+        children[i] = fork();
+        assert_true(children[i] >= 0);
+        if (children[i] == 0) {
+            static struct stress stress = {.n_rounds = N_BARRIERS / 2};
+            struct cabe_team *team;
+
+            if (cabe_team_open(&team, 2, NULL) != CABE_OK)
+                _exit(2);
+            cabe_team_run(team, stress_body, &stress);
+            cabe_team_close(team);
+            _exit(atomic_load(&stress.n_wrong) != 0);
+        }
+    }
+    for (int i = 0; i < N_PROCESSES; i++) {
+        int result;
+
+        assert_true(waitpid(children[i], &result, 0) == children[i]);
+        assert_int_equal(result, 0);
+    }
+    printf("%d processes of 2 members: %.2f us a barrier\n", N_PROCESSES,
+           (double)(cabe_clock_ns() - start_ns) / (1e3 * N_BARRIERS));
+    assert_true(cabe_clock_ns() - start_ns < 20000000000u);
+}
+
 static void count_body(struct cabe_team *team, int member, void *arg)
 {
     (void)team, (void)member;
@@ -256,6 +289,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_item_once), cmocka_unit_test(barriers_hold),
+        cmocka_unit_test(beside_other_processes),
         cmocka_unit_test(many_regions),    cmocka_unit_test(idle_members_use_no_cpu),
         cmocka_unit_test(bad_arguments),   cmocka_unit_test(no_memory),
         cmocka_unit_test(no_threads),      cmocka_unit_test(members_leave_signals_alone),
