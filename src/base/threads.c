@@ -15,11 +15,12 @@
 #include "base/memory.h"
 
 /*
- * How long a wait spins before it sleeps: about what a sleep and a wake-up cost, so that a wait never costs more
- * than twice the better choice. A team with more members than CPUs does not spin: it would keep away the member it
- * waits for.
+ * How long a wait spins before it sleeps: at most about what a sleep and a wake-up cost. A wait that spun in vain
+ * halves the next one's spinning and one that did not doubles it: where another process has the CPU that the awaited
+ * member needs, spinning keeps the member away. With more members than CPUs nobody spins at all.
  */
-#define SPIN_NS 20000u
+#define SPIN_NS_MAX 20000u
+#define SPIN_NS_MIN 500u
 
 #define LINE 64
 
@@ -31,15 +32,15 @@ struct gate {
 };
 
 struct member {
-    struct cabe_team *team;
+    _Alignas(LINE) struct cabe_team *team;
     pthread_t thread;
     int number;
+    uint64_t start_spin_ns, barrier_spin_ns; /* the member's own: how long its next wait spins */
 };
 
 struct cabe_team {
     int n_members;
     int n_started; /* members with a thread; the caller has none */
-    uint64_t spin_ns;
 
     void (*body)(struct cabe_team *team, int member, void *arg); /* NULL: the members end */
     void *arg;
@@ -73,19 +74,29 @@ static void gate_open(struct gate *gate)
         syscall(SYS_futex, &gate->word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-/* Returns when the word is no longer `old`; what was written before gate_open() is then visible. */
-static void gate_wait(struct gate *gate, unsigned old, uint64_t spin_ns)
+static int gate_spin(const struct gate *gate, unsigned old, uint64_t spin_ns)
 {
-    if (spin_ns > 0) {
-        uint64_t end_ns = cabe_clock_ns() + spin_ns;
+    uint64_t end_ns = cabe_clock_ns() + spin_ns;
 
-        do {
-            for (int i = 0; i < 32; i++) {
-                if (gate_read(gate) != old)
-                    return;
-                relax();
-            }
-        } while (cabe_clock_ns() < end_ns);
+    do {
+        for (int i = 0; i < 32; i++) {
+            if (gate_read(gate) != old)
+                return 1;
+            relax();
+        }
+    } while (cabe_clock_ns() < end_ns);
+    return 0;
+}
+
+/* Returns when the word is no longer `old`; what was written before gate_open() is then visible. */
+static void gate_wait(struct gate *gate, unsigned old, uint64_t *spin_ns)
+{
+    if (*spin_ns > 0) {
+        if (gate_spin(gate, old, *spin_ns)) {
+            *spin_ns = *spin_ns < SPIN_NS_MAX / 2 ? *spin_ns * 2 : SPIN_NS_MAX;
+            return;
+        }
+        *spin_ns = *spin_ns > SPIN_NS_MIN * 2 ? *spin_ns / 2 : SPIN_NS_MIN;
     }
     atomic_fetch_add_explicit(&gate->n_asleep, 1, memory_order_seq_cst);
     while (gate_read(gate) == old)
@@ -95,13 +106,11 @@ static void gate_wait(struct gate *gate, unsigned old, uint64_t spin_ns)
 
 void cabe_team_barrier(struct cabe_team *team, int member)
 {
-    unsigned phase;
+    unsigned phase = gate_read(&team->phase);
 
-    (void)member;
-    phase = gate_read(&team->phase);
     /* acq_rel: the last to arrive has seen what all the others wrote, and passes it on when it opens the gate. */
     if (atomic_fetch_add_explicit(&team->n_arrived, 1, memory_order_acq_rel) < team->n_members - 1) {
-        gate_wait(&team->phase, phase, team->spin_ns);
+        gate_wait(&team->phase, phase, &team->member[member].barrier_spin_ns);
         return;
     }
     atomic_store_explicit(&team->n_arrived, 0, memory_order_relaxed);
@@ -134,7 +143,7 @@ static void *member_main(void *arg)
     unsigned seen = 0;
 
     for (;;) {
-        gate_wait(&team->start, seen, team->spin_ns);
+        gate_wait(&team->start, seen, &self->start_spin_ns);
         seen++;
         if (!team->body)
             return NULL;
@@ -185,7 +194,6 @@ static enum cabe_status start_members(struct cabe_team *team, struct cabe_error 
         struct member *member = &team->member[number];
         char name[16];
 
-        *member = (struct member){.team = team, .number = number};
         error = pthread_create(&member->thread, &attributes, member_main, member);
         if (error)
             break;
@@ -205,6 +213,7 @@ enum cabe_status cabe_team_open(struct cabe_team **out, int n_members, struct ca
 {
     struct cabe_team *team;
     enum cabe_status status;
+    uint64_t spin_ns = 0;
     size_t bytes;
     cpu_set_t cpus;
 
@@ -218,7 +227,10 @@ enum cabe_status cabe_team_open(struct cabe_team **out, int n_members, struct ca
     *team = (struct cabe_team){.n_members = n_members, .running = ATOMIC_FLAG_INIT};
     /* A machine with more CPUs than the set holds makes the call fail: then there is no shortage of them. */
     if (sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) >= n_members)
-        team->spin_ns = SPIN_NS;
+        spin_ns = SPIN_NS_MAX;
+    for (int i = 0; i < n_members; i++)
+        team->member[i] =
+            (struct member){.team = team, .number = i, .start_spin_ns = spin_ns, .barrier_spin_ns = spin_ns};
     status = start_members(team, err);
     if (status != CABE_OK) {
         cabe_team_close(team);
