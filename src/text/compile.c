@@ -206,28 +206,18 @@ static void place(struct cabe_arena *arena, const struct cabe_spec *spec, const 
     cabe_arena_take(arena, 0, 1, 8);
 }
 
-static enum cabe_status fill_characters(const struct cabe_spec *spec, uint32_t *entries, struct cabe_error *err)
+static void fill_characters(const struct cabe_spec *spec, uint32_t *entries)
 {
-    struct cabe_encoding encoding = {0}; /* only to free the work */
-    struct cabe_encode_work *work = cabe_calloc(1, sizeof *work);
-    enum cabe_status status = CABE_OK;
     uint32_t flags = 0;
 
-    if (!work)
-        return cabe_fail(err, CABE_ERR_OOM, "%s: character table", spec->name);
-    encoding.work = work;
-    work->output_max = 4096;
     for (size_t i = 0; i < spec->n_normalizers; i++)
         if (spec->normalizers[i].kind == CABE_NORM_BERT)
             flags = spec->normalizers[i].flags;
-    for (uint32_t c = 0; status == CABE_OK && c < CABE_CHARACTERS; c++) {
-        status = cabe_bert_character(c, flags, work, &entries[c], err);
-        entries[c] |= (cabe_char_is_space(c) ? CABE_CHARACTER_SPACE : 0) |
-                      (cabe_char_is_bert_punctuation(c) ? CABE_CHARACTER_PUNCTUATION : 0) |
-                      (cabe_char_is_plain(c) ? CABE_CHARACTER_PLAIN : 0);
-    }
-    cabe_encoding_clear(&encoding);
-    return status;
+    for (uint32_t c = 0; c < CABE_CHARACTERS; c++)
+        entries[c] = (flags ? cabe_bert_character(c, flags) : c) |
+                     (cabe_char_is_space(c) ? CABE_CHARACTER_SPACE : 0) |
+                     (cabe_char_is_bert_punctuation(c) ? CABE_CHARACTER_PUNCTUATION : 0) |
+                     (cabe_char_is_plain(c) ? CABE_CHARACTER_PLAIN : 0);
 }
 
 static void fill_tokens(const struct cabe_spec *spec, char *text, uint32_t *ends, void *scores)
@@ -256,9 +246,8 @@ static void copy(void *to, const void *from, uint64_t bytes)
         memcpy(to, from, (size_t)bytes);
 }
 
-static enum cabe_status fill_sections(const struct cabe_spec *spec, const struct parts *parts,
-                                      void *const at[CABE_N_SECTIONS], const uint64_t sizes[CABE_N_SECTIONS],
-                                      struct cabe_error *err)
+static void fill_sections(const struct cabe_spec *spec, const struct parts *parts, void *const at[CABE_N_SECTIONS],
+                          const uint64_t sizes[CABE_N_SECTIONS])
 {
     struct cabe_added *added = at[CABE_SECTION_ADDED];
 
@@ -272,7 +261,7 @@ static enum cabe_status fill_sections(const struct cabe_spec *spec, const struct
     copy(at[CABE_SECTION_PRETOKENIZERS], spec->pretokenizers, sizes[CABE_SECTION_PRETOKENIZERS]);
     copy(at[CABE_SECTION_STRINGS], spec->strings, sizes[CABE_SECTION_STRINGS]);
     copy(at[CABE_SECTION_CHARSMAP], spec->charsmap, sizes[CABE_SECTION_CHARSMAP]);
-    return fill_characters(spec, at[CABE_SECTION_CHARACTERS], err);
+    fill_characters(spec, at[CABE_SECTION_CHARACTERS]);
 }
 
 static void fill_header(const struct cabe_spec *spec, const struct parts *parts, struct cabe_block_header *header)
@@ -311,7 +300,6 @@ static enum cabe_status lay_out(const struct cabe_spec *spec, const struct parts
     void *at[CABE_N_SECTIONS];
     uint64_t sizes[CABE_N_SECTIONS];
     struct cabe_block_header *header;
-    enum cabe_status status;
 
     place(&arena, spec, parts, at, sizes);
     header = arena.used_bytes < SIZE_MAX ? cabe_calloc(1, (size_t)arena.used_bytes) : NULL;
@@ -321,11 +309,7 @@ static enum cabe_status lay_out(const struct cabe_spec *spec, const struct parts
     arena = (struct cabe_arena){(uint8_t *)header, 0, arena.used_bytes};
     place(&arena, spec, parts, at, sizes);
     fill_header(spec, parts, header);
-    status = fill_sections(spec, parts, at, sizes, err);
-    if (status != CABE_OK) {
-        cabe_free(header);
-        return status;
-    }
+    fill_sections(spec, parts, at, sizes);
     header->bytes = arena.used_bytes;
     for (int i = 0; i < CABE_N_SECTIONS; i++) {
         header->sections[i].bytes = sizes[i];

@@ -369,26 +369,28 @@ static enum cabe_status bert_passes(struct cabe_encode_work *work, struct cabe_p
     return CABE_OK;
 }
 
-enum cabe_status cabe_bert_character(uint32_t c, uint32_t flags, struct cabe_encode_work *work, uint32_t *entry,
-                                     struct cabe_error *err)
+uint32_t cabe_bert_character(uint32_t c, uint32_t flags)
 {
-    uint8_t bytes[4];
-    struct cabe_piece piece = {bytes, NULL, cabe_utf8_put(bytes, c), 0};
-    enum cabe_status status;
-    size_t step;
+    uint32_t parts[CABE_DECOMPOSITION_MAX], one[3], found = c;
+    int n = 1, n_found = 0;
 
-    status = bert_passes(work, &piece, flags, err);
-    *entry = c;
-    if (status != CABE_OK)
-        return status;
-    if (piece.n == 0) {
-        *entry = c | CABE_CHARACTER_DROP;
-        return CABE_OK;
+    if ((flags & CABE_BERT_CLEAN) && rule_clean(c, one) == 0)
+        return c | CABE_CHARACTER_DROP;
+    parts[0] = flags & CABE_BERT_CLEAN ? one[0] : c;
+    if ((flags & CABE_BERT_CJK) && cabe_char_is_cjk(c))
+        return c | CABE_CHARACTER_COMPLEX;
+    if (flags & CABE_BERT_STRIP_ACCENTS)
+        n = cabe_char_decompose(parts[0], 0, parts);
+    for (int i = 0; i < n; i++) {
+        if ((flags & CABE_BERT_STRIP_ACCENTS) && cabe_char_is_nonspacing_mark(parts[i]))
+            continue;
+        one[0] = parts[i];
+        if ((n_found += flags & CABE_BERT_LOWERCASE ? rule_lower(parts[i], one) : 1) == 1)
+            found = one[0];
     }
-    *entry = cabe_utf8_get(piece.bytes, &step);
-    if (step != piece.n || (*entry >= 0x80 && cabe_char_combining_class(*entry) != 0))
-        *entry = c | CABE_CHARACTER_COMPLEX;
-    return CABE_OK;
+    if (n_found == 0)
+        return c | CABE_CHARACTER_DROP;
+    return n_found > 1 || cabe_char_combining_class(found) != 0 ? c | CABE_CHARACTER_COMPLEX : found;
 }
 
 static int is_unified(uint32_t c)

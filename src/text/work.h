@@ -86,8 +86,7 @@ CABE_CHECKED enum cabe_status cabe_normalize(const struct cabe_tokenizer *tokeni
                                              struct cabe_piece *piece, int is_first, int is_last,
                                              struct cabe_error *err);
 /* What the BERT normaliser with these flags makes of one code point, as an entry of CABE_SECTION_CHARACTERS. */
-CABE_CHECKED enum cabe_status cabe_bert_character(uint32_t c, uint32_t flags, struct cabe_encode_work *work,
-                                                  uint32_t *entry, struct cabe_error *err);
+uint32_t cabe_bert_character(uint32_t c, uint32_t flags);
 /* Looks at a precompiled map; 0 where it is not one. */
 int cabe_charsmap_open(struct cabe_charsmap *map, const void *bytes, size_t n);
 
