@@ -14,19 +14,13 @@
 
 #include <stdint.h>
 
+#include "cabe/embed.h"
 #include "cabe/status.h"
 #include "fit/plan.h"
 #include "model/model.h"
 #include "task/session.h"
 
 struct cabe_encoder;
-
-enum cabe_prefix { CABE_PREFIX_NONE, CABE_PREFIX_QUERY, CABE_PREFIX_PASSAGE };
-
-struct cabe_text {
-    const char *bytes;
-    size_t n_bytes;
-};
 
 /* Longer texts are cut here before they are tokenised; far above what any model reads. */
 #define CABE_TEXT_BYTES_MAX (UINT64_C(64) << 10)
