@@ -21,10 +21,14 @@
 #define MODULES_MAX 64u
 #define PATH_BYTES_MAX 4096u
 
-static const char *const document_names[] = {
-    "config.json",      "tokenizer_config.json",     "special_tokens_map.json",
-    "tokenizer.json",   "sentence_bert_config.json", "config_sentence_transformers.json",
-    "added_tokens.json", "generation_config.json",
+/* `later`: read when asked for. It is large, or a model may do without it, broken as it may be. */
+static const struct {
+    const char *name;
+    int later;
+} document_names[] = {
+    {"config.json", 0},           {"sentence_bert_config.json", 0}, {"config_sentence_transformers.json", 0},
+    {"tokenizer.json", 1},        {"tokenizer_config.json", 1},     {"special_tokens_map.json", 1},
+    {"added_tokens.json", 1},     {"generation_config.json", 1},
 };
 
 int cabe_path_is_inside(const char *path)
@@ -82,11 +86,11 @@ static struct cabe_source_document *find_document(const struct cabe_source *sour
     return NULL;
 }
 
-/* Reads a document where there is one. tokenizer.json may be tens of megabytes, so it waits until it is asked for. */
-static enum cabe_status add_document(struct folder *f, const char *module, const char *name)
+/* Notes a document where there is one, and reads it unless that can wait. */
+static enum cabe_status add_document(struct folder *f, const char *module, const char *name, int later)
 {
     struct cabe_source *source = f->source;
-    struct cabe_source_document document = {.later = strcmp(name, "tokenizer.json") == 0}, *grown;
+    struct cabe_source_document document = {.later = later}, *grown;
     char relative[PATH_BYTES_MAX], path[PATH_BYTES_MAX];
     enum cabe_status status;
 
@@ -138,7 +142,7 @@ static enum cabe_status module_folder(struct folder *f, const json_t *modules, s
 static enum cabe_status read_modules(struct folder *f)
 {
     const struct cabe_source_document *document;
-    enum cabe_status status = add_document(f, "", "modules.json");
+    enum cabe_status status = add_document(f, "", "modules.json", 0);
     const json_t *modules;
 
     document = status == CABE_OK ? find_document(f->source, "modules.json") : NULL;
@@ -157,9 +161,9 @@ static enum cabe_status read_modules(struct folder *f)
             if (!f->source->module)
                 return cabe_fail(f->err, CABE_ERR_OOM, "%s: modules", f->path);
             for (size_t d = 0; status == CABE_OK && d < sizeof document_names / sizeof document_names[0]; d++)
-                status = add_document(f, folder, document_names[d]);
+                status = add_document(f, folder, document_names[d].name, document_names[d].later);
         } else if (status == CABE_OK && *folder) {
-            status = add_document(f, folder, "config.json");
+            status = add_document(f, folder, "config.json", 0);
         }
     }
     return status;
@@ -423,7 +427,7 @@ enum cabe_status cabe_folder_read(struct cabe_source *source, const char *path, 
 
     source->kind = CABE_SOURCE_FOLDER;
     for (size_t i = 0; status == CABE_OK && i < sizeof document_names / sizeof document_names[0]; i++)
-        status = add_document(&f, "", document_names[i]);
+        status = add_document(&f, "", document_names[i].name, document_names[i].later);
     if (status == CABE_OK)
         status = read_modules(&f);
     if (status == CABE_OK)

@@ -67,8 +67,8 @@ CABE_CHECKED enum cabe_status cabe_source_read(const struct cabe_source *source,
  */
 const json_t *cabe_source_document(const struct cabe_source *source, const char *name);
 /*
- * The same, with the reason where it is not given: CABE_ERR_NOT_FOUND when absent. tokenizer.json is read and parsed
- * on the first call (others when the source is opened), so that a plan made from headers does not pay for it.
+ * The same, with the reason where it is not given: CABE_ERR_NOT_FOUND when absent. Configurations are read when the
+ * source is opened; tokenizer.json and others that may be large, or that a model may do without, on the first call.
  */
 CABE_CHECKED enum cabe_status cabe_source_document_get(const struct cabe_source *source, const char *name,
                                                        const json_t **out, struct cabe_error *err);

@@ -264,6 +264,7 @@ static void refuses_broken_documents(void **state)
     check_refused(CABE_ERR_FORMAT, "leaves the folder");
     write_text(folder, "modules.json", "[]");
     write_text(folder, "tokenizer.json", "{");
+    write_text(folder, "generation_config.json", "{\"a\":NaN}"); /* nobody asks for it */
     source = open_folder();
     assert_null(cabe_source_document(source, "tokenizer.json"));
     assert_int_equal(cabe_source_document_get(source, "tokenizer.json", &json, &err), CABE_ERR_FORMAT);
