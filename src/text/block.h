@@ -41,7 +41,7 @@ enum cabe_section {
 
 #define CABE_SPECIALS_MAX 16
 #define CABE_STEPS_MAX 16
-#define CABE_WORK_PIECE_BYTES (1u << 20) /* text without a good place to cut is cut after this many bytes */
+#define CABE_WORK_PIECE_BYTES (256u << 10) /* text without a good place to cut is cut after this many bytes */
 
 enum cabe_normalizer {
     CABE_NORM_BERT = 1,

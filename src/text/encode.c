@@ -6,7 +6,7 @@
 #include "text/work.h"
 
 #define PIECE_WANTED (64u << 10) /* text that may be cut is taken in pieces of about this many bytes */
-#define GROWTH_MAX 64u           /* normalised bytes per byte; the worst of Unicode's own is 11 */
+#define GROWTH_MAX 16u           /* normalised bytes per byte; the worst of Unicode's own is 11 */
 
 enum cabe_status cabe_encoding_grow(struct cabe_encoding *encoding, struct cabe_error *err)
 {
@@ -174,27 +174,39 @@ static enum cabe_status split_normalized(const struct encoder *e, const struct c
     return cabe_pretokenize(e->tokenizer, e->work, &part, e->encoding, err);
 }
 
-static int is_ascii_word(uint8_t c)
+/* A space between words: not after white space, and before a character that joins nothing to its left. */
+static int is_cut(const uint8_t *text, size_t at)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+    uint8_t before = text[at - 1], after = text[at + 1];
+
+    return text[at] == ' ' && before > ' ' && ((after > ' ' && after < 0x7F) || (after >= 0xE4 && after <= 0xE9));
+}
+
+/* Where text without such a space is cut: best after a full stop of Chinese or Japanese, else anywhere. */
+static size_t forced_cut(const uint8_t *text, size_t begin, size_t last)
+{
+    size_t floor = last - begin > 8192 ? last - 8192 : begin;
+
+    while ((text[last] & 0xC0) == 0x80)
+        last--;
+    for (size_t i = last; i > floor + 3; i--)
+        if (memcmp(text + i - 3, "\xE3\x80\x82", 3) == 0)
+            return i;
+    return last;
 }
 
 /* Where the piece that begins at `at` ends: before a space between two words where text may be cut there. */
 static size_t piece_end(const struct encoder *e, size_t at, size_t end)
 {
-    size_t wanted = e->tokenizer->may_cut ? PIECE_WANTED : CABE_WORK_PIECE_BYTES;
-    size_t last;
+    size_t last = at + CABE_WORK_PIECE_BYTES;
 
-    if (end - at <= wanted)
+    if (end - at <= (e->tokenizer->may_cut ? PIECE_WANTED : CABE_WORK_PIECE_BYTES))
         return end;
-    last = end - at > CABE_WORK_PIECE_BYTES ? at + CABE_WORK_PIECE_BYTES : end;
     if (e->tokenizer->may_cut)
-        for (size_t i = at + wanted; i + 1 < last; i++)
-            if (e->text[i] == ' ' && is_ascii_word(e->text[i - 1]) && is_ascii_word(e->text[i + 1]))
+        for (size_t i = at + PIECE_WANTED; i + 1 < (last < end ? last : end); i++)
+            if (is_cut(e->text, i))
                 return i;
-    while (last < end && (e->text[last] & 0xC0) == 0x80)
-        last--;
-    return last;
+    return last < end ? forced_cut(e->text, at, last) : end;
 }
 
 /* Text without added tokens. */
@@ -205,7 +217,7 @@ static enum cabe_status encode_between(const struct encoder *e, size_t begin, si
         struct cabe_piece piece = {e->text + at, NULL, stop - at, (uint32_t)at};
         enum cabe_status status;
 
-        e->work->output_max = GROWTH_MAX * piece.n + 4096;
+        e->work->output_max = GROWTH_MAX * (piece.n < 256 ? 256 : piece.n);
         status = cabe_normalize(e->tokenizer, e->work, &piece, at == begin, stop == end, err);
         if (status == CABE_OK)
             status = split_normalized(e, &piece, err);

@@ -251,6 +251,22 @@ static int has_space(const struct cabe_tokenizer *t, uint32_t begin, uint32_t by
     return bytes > 0 && memchr(t->strings + begin, ' ', bytes) != NULL;
 }
 
+/* Whether an added token of normalised text could reach over a space, or take it along. */
+static int added_spans_space(const struct cabe_tokenizer *t)
+{
+    size_t n = (size_t)t->header->sections[CABE_SECTION_NORMAL_TRIE].bytes / sizeof *t->normal_trie;
+
+    for (size_t i = 1; t->normal_trie && i < n; i++) {
+        int32_t value = t->normal_trie[i].value;
+
+        if (value != CABE_TRIE_UNUSED && (t->normal_trie[i].state_label & 0xFF) == ' ')
+            return 1;
+        if (value >= 0 && (t->added[value].flags & CABE_ADDED_RSTRIP))
+            return 1;
+    }
+    return 0;
+}
+
 /*
  * Whether "word| next" may be cut at the bar with nothing changed: no normaliser looks past a single space between
  * ASCII letters, and the splitting into words cuts there anyway.
@@ -274,7 +290,7 @@ static int may_cut(const struct cabe_tokenizer *t)
                 s->kind == CABE_PRE_WHITESPACE ||
                 (s->kind == CABE_PRE_METASPACE && (s->flags & CABE_META_SPLIT));
     }
-    return cuts && !t->normal_trie;
+    return cuts && !added_spans_space(t);
 }
 
 static void find_continuing(struct cabe_tokenizer *t)

@@ -67,11 +67,12 @@ struct cabe_encode_options {
  *
  * Ids and offsets are the reference's (Hugging Face tokenizers), with two differences: where its precompiled map
  * deletes characters at the very beginning of a text, its offsets are wrong by these from there on and ours are
- * right; and a run of more than 1 MiB without a space between words is cut there.
+ * right; and a run of more than 256 KiB without a space between words is cut.
  *
  * Time is linear in bytes on any input. Memory: 12 bytes a token, and the work, which depends on the longest run
- * without a space between words and not on the text: 2 to 3 MB in prose, at most 300 MB (1 MiB of characters that
- * each become the longest thing Unicode has). Nothing is allocated once both have grown.
+ * without a space between words and not on the text: 1 to 2 MB in prose of any length, 20 MB with such runs, at most
+ * 256 MB where in addition all characters become the longest thing that Unicode has. A normaliser that makes more
+ * than 16 bytes of one is CABE_ERR_LIMIT. Nothing is allocated once both have grown.
  */
 CABE_CHECKED enum cabe_status cabe_tokenizer_encode(const struct cabe_tokenizer *tokenizer, const char *text,
                                                     size_t bytes, const struct cabe_encode_options *options,
