@@ -1,14 +1,17 @@
 /* Indexes against brute force: search, self-join, files, budgets, refused allocations. */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -93,9 +96,10 @@ static struct cabe_index *index_of(struct bench *b, const float *rows, int64_t n
     struct cabe_index *index;
     struct cabe_error err;
     int64_t half = n / 2;
+    uint64_t before = used(b);
 
     assert_int_equal(cabe_index_open(&index, &config, b->ledger, kernels, &err), CABE_OK);
-    assert_int_equal(used(b), cabe_index_bytes(&config));
+    assert_int_equal(used(b), before + cabe_index_bytes(&config));
     assert_int_equal(cabe_index_train(index, rows, n, &b->run, &err), CABE_OK);
     assert_int_equal(cabe_index_add(index, rows, half, &err), CABE_OK);
     assert_int_equal(cabe_index_add(index, rows + half * dim, n - half, &err), CABE_OK);
@@ -393,6 +397,51 @@ static void shrinks(void **state)
     bench_close(&b);
 }
 
+static int n_files(void)
+{
+    DIR *dir = opendir(folder);
+    int n = -2; /* . and .. */
+
+    while (readdir(dir))
+        n++;
+    closedir(dir);
+    return n;
+}
+
+/* A save that cannot write leaves the old file and nothing else. */
+static void full_disk(void **state)
+{
+    struct rlimit limit, small;
+    struct bench b;
+    float *rows = rows_new(500, 16);
+    struct cabe_index *few, *many, *again;
+    struct cabe_error err;
+    int before;
+
+    (void)state;
+    bench_open(&b, 1, CABE_UNLIMITED);
+    few = index_of(&b, rows, 5, 16, CABE_F32, CABE_METRIC_DOT);
+    many = index_of(&b, rows, 500, 16, CABE_F32, CABE_METRIC_DOT);
+    assert_int_equal(cabe_index_save(few, path_of("full.idx"), &err), CABE_OK);
+    before = n_files();
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    small = limit;
+    small.rlim_cur = 10000;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    assert_int_equal(cabe_index_save(many, path_of("full.idx"), &err), CABE_ERR_IO);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    assert_non_null(strstr(err.text, "full.idx"));
+    assert_int_equal(n_files(), before);
+    assert_int_equal(cabe_index_load(&again, path_of("full.idx"), CABE_INDEX_RESIDENT, b.ledger, kernels, &err), CABE_OK);
+    assert_int_equal(cabe_index_rows(again), 5);
+    cabe_index_close(again);
+    cabe_index_close(few);
+    cabe_index_close(many);
+    free(rows);
+    bench_close(&b);
+}
+
 static void mistakes(void **state)
 {
     struct cabe_index_config config = {.kind = "exact", .dim = 4, .dtype = CABE_F32, .capacity = 2}, bad;
@@ -542,7 +591,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(searches), cmocka_unit_test(joins),    cmocka_unit_test(files),
-        cmocka_unit_test(damage),   cmocka_unit_test(shrinks),  cmocka_unit_test(mistakes),
+        cmocka_unit_test(damage),   cmocka_unit_test(shrinks),  cmocka_unit_test(full_disk),  cmocka_unit_test(mistakes),
         cmocka_unit_test(cancels),  cmocka_unit_test(refused_memory),
     };
     const char *text = getenv("CABE_SEED");
