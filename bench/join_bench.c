@@ -1,6 +1,6 @@
 /*
- * The exact self-join against the machine's arithmetic: how much longer than its multiply-adds alone would take at
- * the fp32 peak measured in the same run, turn and turn about; medians.
+ * The exact self-join against the machine's arithmetic: how much longer than its multiply-adds alone would
+ * take at the fp32 peak measured in the same run, turn and turn about; medians.
  *
  *     join_bench [rows] [dim] [threads]
  */
@@ -14,7 +14,7 @@
 
 enum { RUNS = 5, CHAINS = 12, STEPS = 40000 };
 
-/* Independent chains of fused multiply-adds, in registers: the peak of whatever level the compiler targets here. */
+/* Independent chains of fused multiply-adds, in registers: the peak of the best level here. */
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -61,7 +61,9 @@ __attribute__((target("avx512f"))) static double spin_avx512(void)
 static int lanes(void)
 {
     __builtin_cpu_init();
-    return __builtin_cpu_supports("avx512f") ? 16 : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 8 : 0;
+    if (__builtin_cpu_supports("avx512f"))
+        return 16;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 8 : 0;
 }
 
 static double spin(void)
@@ -89,7 +91,7 @@ static void spin_member(struct cabe_team *team, int member, void *arg)
         sink[member] += spin();
 }
 
-/* Seconds of the clock, and of all threads of the process: the second hardly feels what else the machine does. */
+/* Seconds of the clock, and of all threads: the second hardly feels what else the machine does. */
 struct times {
     double wall, cpu;
 };
@@ -162,11 +164,13 @@ static int measure(struct cabe_index *index, struct cabe_team *team)
         cpu_ratios[r] = spent.cpu * (before.cpu + after.cpu) / 2 / gflop;
     }
     printf("%-5s %.0f x %.0f, %d threads: %.3f s (median of %d), %llu pairs, output %.1f MB, work %.1f MB\n",
-           cabe_dtype_name(cabe_index_config(index)->dtype), n, dim, cabe_team_size(team), median(seconds, RUNS), RUNS,
-           (unsigned long long)n_pairs, (double)bytes.output_bytes / 1e6, (double)bytes.work_bytes / 1e6);
-    printf("      %.1f GFLOP of the half at the measured peak of %.1f GFLOP/s: %.3f s; ratio %.3f, in CPU time %.3f "
-           "(wanted <= 1.35)\n",
-           gflop, median(peaks, RUNS), gflop / median(peaks, RUNS), median(ratios, RUNS), median(cpu_ratios, RUNS));
+           cabe_dtype_name(cabe_index_config(index)->dtype), n, dim, cabe_team_size(team),
+           median(seconds, RUNS), RUNS, (unsigned long long)n_pairs, (double)bytes.output_bytes / 1e6,
+           (double)bytes.work_bytes / 1e6);
+    printf("      %.1f GFLOP of the half at the measured peak of %.1f GFLOP/s: %.3f s; ratio %.3f, in CPU "
+           "time %.3f (wanted <= 1.35)\n",
+           gflop, median(peaks, RUNS), gflop / median(peaks, RUNS), median(ratios, RUNS),
+           median(cpu_ratios, RUNS));
     return 0;
 }
 
@@ -183,16 +187,19 @@ int main(int argc, char **argv)
     float *rows = malloc((size_t)(n * dim) * sizeof *rows);
 
     if (!rows || cabe_kernels_choose(&kernels, &err) != CABE_OK ||
-        cabe_ledger_open(&ledger, &ledger_config, &err) != CABE_OK || cabe_team_open(&team, n_members, &err) != CABE_OK)
+        cabe_ledger_open(&ledger, &ledger_config, &err) != CABE_OK ||
+        cabe_team_open(&team, n_members, &err) != CABE_OK)
         return 1;
     printf("kernels: %s\n", kernels->name);
     srand(1);
-    for (int64_t i = 0; i < n; i++) /* every tenth row is near the one before, so that there is something to find */
+    /* every tenth row is near the one before, so that there is something to find */
+    for (int64_t i = 0; i < n; i++)
         for (int64_t d = 0; d < dim; d++)
-            rows[i * dim + d] = (float)rand() / (float)RAND_MAX - 0.5f + (i % 10 == 9 ? 2.0f * rows[(i - 1) * dim + d] : 0.0f);
+            rows[i * dim + d] = (float)rand() / (float)RAND_MAX - 0.5f +
+                                (i % 10 == 9 ? 2.0f * rows[(i - 1) * dim + d] : 0.0f);
     for (size_t d = 0; d < sizeof dtypes / sizeof dtypes[0] && !failed; d++) {
-        struct cabe_index_config config = {.kind = "exact", .dim = dim, .dtype = dtypes[d],
-                                           .metric = CABE_METRIC_COSINE, .capacity = n};
+        struct cabe_index_config config = {
+            .kind = "exact", .dim = dim, .dtype = dtypes[d], .metric = CABE_METRIC_COSINE, .capacity = n};
         struct cabe_index *index;
 
         failed = cabe_index_open(&index, &config, ledger, kernels, &err) != CABE_OK ||

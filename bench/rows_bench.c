@@ -1,5 +1,6 @@
 /*
- * Row kernels of every level that this CPU has, on the shapes of MiniLM: median and least of several runs, one thread.
+ * Row kernels of every level that this CPU has, on the shapes of MiniLM: median and least of several runs,
+ * one thread.
  *
  *     rows_bench [name of a level]
  */
@@ -54,8 +55,8 @@ static void attend(const struct cabe_row_kernels *k, int64_t length)
         for (int64_t h = 0; h < HEADS; h++) {
             const float *q = x + s * stride + h * DIM;
 
-            k->attention(q, q + C, q + 2 * C, stride, length, DIM, 0.1767767f, CABE_MASK_NONE, out + s * C + h * DIM, C,
-                         scratch);
+            k->attention(q, q + C, q + 2 * C, stride, length, DIM, 0.1767767f, CABE_MASK_NONE,
+                         out + s * C + h * DIM, C, scratch);
         }
 }
 
@@ -107,19 +108,19 @@ static void run_scan(const struct cabe_row_kernels *k)
 
 #define T ((double)TOKENS)
 static const struct job jobs[] = {
-    {"gelu_erf 1536", run_gelu_erf, T, T * WIDE * 8, 0, "token"},
-    {"gelu_tanh 1536", run_gelu_tanh, T, T * WIDE * 8, 0, "token"},
-    {"silu 1536", run_silu, T, T * WIDE * 8, 0, "token"},
-    {"layer norm + residual 384", run_norm, T, T * C * 12, 0, "token"},
-    {"attention n=32, 12 x 32", run_attention_32, T, T * C * 16, T * HEADS * 32 * DIM * 4, "token"},
-    {"attention n=512, 12 x 32", run_attention_512, T, T * C * 16, T * HEADS * 512 * DIM * 4, "token"},
-    {"f16 to f32", run_f16, T * C, T * C * 6, 0, "element"},
-    {"q4_0 to f32", run_q4_0, T * C, T * C * 4.56, 0, "element"},
-    {"to int8, rows of 384", run_to_i8, T, T * C * 5, 0, "row"},
-    {"gather int8, rows of 384", run_gather, T, T * C * 5, 0, "row"},
-    {"pool mean of 32 x 384", run_pool, T / 32, T * C * 4, 0, "sequence"},
-    {"unit 384", run_unit, T, T * C * 8, 0, "row"},
-    {"scan_ge", run_scan, T * WIDE, T * WIDE * 4, 0, "element"},
+    {"gelu_erf 1536", run_gelu_erf, T, T *WIDE * 8, 0, "token"},
+    {"gelu_tanh 1536", run_gelu_tanh, T, T *WIDE * 8, 0, "token"},
+    {"silu 1536", run_silu, T, T *WIDE * 8, 0, "token"},
+    {"layer norm + residual 384", run_norm, T, T *C * 12, 0, "token"},
+    {"attention n=32, 12 x 32", run_attention_32, T, T *C * 16, T *HEADS * 32 * DIM * 4, "token"},
+    {"attention n=512, 12 x 32", run_attention_512, T, T *C * 16, T *HEADS * 512 * DIM * 4, "token"},
+    {"f16 to f32", run_f16, T *C, T *C * 6, 0, "element"},
+    {"q4_0 to f32", run_q4_0, T *C, T *C * 4.56, 0, "element"},
+    {"to int8, rows of 384", run_to_i8, T, T *C * 5, 0, "row"},
+    {"gather int8, rows of 384", run_gather, T, T *C * 5, 0, "row"},
+    {"pool mean of 32 x 384", run_pool, T / 32, T *C * 4, 0, "sequence"},
+    {"unit 384", run_unit, T, T *C * 8, 0, "row"},
+    {"scan_ge", run_scan, T *WIDE, T *WIDE * 4, 0, "element"},
 };
 
 static int by_time(const void *a, const void *b)
@@ -143,7 +144,8 @@ static void measure(const char *level, const struct cabe_row_kernels *k)
         }
         qsort(ns, RUNS, sizeof ns[0], by_time);
         printf("%-8s %-26s median %10.2f ns/%-8s least %10.2f  %7.2f GB/s", level, jobs[j].name,
-               ns[RUNS / 2] / jobs[j].items, jobs[j].item, ns[0] / jobs[j].items, jobs[j].bytes / ns[RUNS / 2]);
+               ns[RUNS / 2] / jobs[j].items, jobs[j].item, ns[0] / jobs[j].items,
+               jobs[j].bytes / ns[RUNS / 2]);
         if (jobs[j].flops > 0)
             printf("  %6.1f GFLOP/s", jobs[j].flops / ns[RUNS / 2]);
         putchar('\n');

@@ -1,10 +1,11 @@
 /*
  * Attention of one head of one sequence, over simd.h.
  *
- * Keys go in tiles of ATTENTION_KEYS anchored at 0. A tile is turned to [head_dim][keys], so that the scores of a few
- * query rows against two vectors of keys are sums in registers; V is read where it lies. Query rows go in groups of
- * ATTENTION_ROWS, the last group repeating its last row, so each row runs the same sums whatever its neighbours.
- * Between tiles a row keeps its largest score, its sum of weights, and its weighted values in `out`.
+ * Keys go in tiles of ATTENTION_KEYS anchored at 0. A tile is turned to [head_dim][keys], so that the scores
+ * of a few query rows against two vectors of keys are sums in registers; V is read where it lies. Query rows
+ * go in groups of ATTENTION_ROWS, the last group repeating its last row, so each row runs the same sums
+ * whatever its neighbours. Between tiles a row keeps its largest score, its sum of weights, and its weighted
+ * values in `out`.
  *
  * Scores are kept times log2 e, so that weights are powers of 2.
  */
@@ -25,8 +26,8 @@ struct head {
     int64_t stride, out_stride, n, dim;
     float scale; /* times log2 e */
     int causal;
-    float *keys;    /* [dim][width] of the tile */
-    float *weights; /* [ROWS][ATTENTION_KEYS] */
+    float *keys;            /* [dim][width] of the tile */
+    float *weights;         /* [ROWS][ATTENTION_KEYS] */
     float *largest, *total; /* [n] */
 };
 
@@ -98,7 +99,8 @@ SIMD void score_pair(const struct head *h, const struct tile *tile, const float 
         }
 }
 
-/* Turns row r's scores into weights relative to its largest so far; returns what older sums are multiplied by. */
+/* Turns row r's scores into weights relative to its largest so far; returns what older sums are multiplied
+ * by. */
 SIMD float weigh(const struct head *h, const struct tile *tile, int r, int64_t row, vf most)
 {
     float old = tile->first ? h->largest[row] : -INFINITY, new = v_largest(most), shrink = 0.0f, start = 0.0f;
@@ -197,12 +199,21 @@ static void attend_rows(const struct head *h, const struct tile *tile, int64_t i
         mix(h, tile, n_most, shrink, finish, out, d, h->dim - d < PAIR ? h->dim - d : PAIR);
 }
 
-static void attention(const float *q, const float *k, const float *v, int64_t stride, int64_t n, int64_t head_dim,
-                      float scale, enum cabe_mask mask, float *out, int64_t out_stride, void *scratch)
+static void attention(const float *q, const float *k, const float *v, int64_t stride, int64_t n,
+                      int64_t head_dim, float scale, enum cabe_mask mask, float *out, int64_t out_stride,
+                      void *scratch)
 {
     struct head h = {
-        .q = q, .k = k, .v = v, .out = out, .stride = stride, .out_stride = out_stride, .n = n, .dim = head_dim,
-        .scale = scale * 1.44269504088896340736f, .causal = mask == CABE_MASK_CAUSAL,
+        .q = q,
+        .k = k,
+        .v = v,
+        .out = out,
+        .stride = stride,
+        .out_stride = out_stride,
+        .n = n,
+        .dim = head_dim,
+        .scale = scale * 1.44269504088896340736f,
+        .causal = mask == CABE_MASK_CAUSAL,
     };
 
     h.keys = scratch;

@@ -185,8 +185,8 @@ static void from_i8(const int8_t *in, float scale, float *out, int64_t n)
         out[i] = (float)in[i] * scale;
 }
 
-static void norm_row(enum cabe_norm norm, float eps, const float *x, const float *residual, const float *gamma,
-                     const float *beta, float *out, int64_t c)
+static void norm_row(enum cabe_norm norm, float eps, const float *x, const float *residual,
+                     const float *gamma, const float *beta, float *out, int64_t c)
 {
     double mean = 0.0, square = 0.0, inverse;
 
@@ -199,7 +199,8 @@ static void norm_row(enum cabe_norm norm, float eps, const float *x, const float
         square += ((double)out[i] - mean) * ((double)out[i] - mean);
     inverse = 1.0 / sqrt(square / (double)c + (double)eps);
     for (int64_t i = 0; i < c; i++)
-        out[i] = (float)(((double)out[i] - mean) * inverse * (double)gamma[i] + (beta ? (double)beta[i] : 0.0));
+        out[i] =
+            (float)(((double)out[i] - mean) * inverse * (double)gamma[i] + (beta ? (double)beta[i] : 0.0));
 }
 
 static void norm(enum cabe_norm kind, float eps, const float *x, const float *residual, const float *gamma,
@@ -272,8 +273,8 @@ static void pool_mean(const float *x, const float *weight, int64_t n, int64_t c,
         out[i] /= (float)n;
 }
 
-static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets, const float *row_weight, int64_t c,
-                 float *out, int64_t begin, int64_t end)
+static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets, const float *row_weight,
+                 int64_t c, float *out, int64_t begin, int64_t end)
 {
     for (int64_t s = begin; s < end; s++) {
         int64_t first = offsets[s], n = offsets[s + 1] - first;
@@ -302,7 +303,8 @@ static void unit(float eps, const float *x, float *out, int64_t c, int64_t begin
     }
 }
 
-/* One query row: softmax(q k^T scale) v, kept relative to the largest score so far. sums: head_dim doubles. */
+/* One query row: softmax(q k^T scale) v, kept relative to the largest score so far. sums: head_dim doubles.
+ */
 static void attend_row(const float *q, const float *k, const float *v, int64_t stride, int64_t n_keys,
                        int64_t head_dim, float scale, float *out, double *sums)
 {
@@ -332,8 +334,9 @@ static void attend_row(const float *q, const float *k, const float *v, int64_t s
         out[d] = (float)(sums[d] / total);
 }
 
-static void attention(const float *q, const float *k, const float *v, int64_t stride, int64_t n, int64_t head_dim,
-                      float scale, enum cabe_mask mask, float *out, int64_t out_stride, void *scratch)
+static void attention(const float *q, const float *k, const float *v, int64_t stride, int64_t n,
+                      int64_t head_dim, float scale, enum cabe_mask mask, float *out, int64_t out_stride,
+                      void *scratch)
 {
     for (int64_t i = 0; i < n; i++)
         attend_row(q + i * stride, k, v, stride, mask == CABE_MASK_CAUSAL ? i + 1 : n, head_dim, scale,

@@ -9,18 +9,20 @@
 
 #define I8_ROW_MIN 0x1p-100f /* 127 / a largest value below this could overflow; the row counts as zero */
 
-/* Attention: keys of one tile, and query rows that share a pass over it. Fixed: they decide the order of the sums. */
+/* Attention: keys of one tile, and query rows that share a pass over it. Fixed: they decide the order of the
+ * sums. */
 #define ATTENTION_KEYS 128
 #define ATTENTION_ROWS 4
 
 /* What row `id` of a table is multiplied by: the scale of an I8 row, the caller's, both or 1. */
-static inline float gather_scale(enum cabe_dtype dtype, const void *table, int64_t v, uint64_t row_bytes, int32_t id,
-                                 const float *row_scale)
+static inline float gather_scale(enum cabe_dtype dtype, const void *table, int64_t v, uint64_t row_bytes,
+                                 int32_t id, const float *row_scale)
 {
     float scale = 1.0f;
 
     if (dtype == CABE_I8) /* scales lie after the last row, at any alignment */
-        memcpy(&scale, (const uint8_t *)table + (uint64_t)v * row_bytes + (uint64_t)id * sizeof scale, sizeof scale);
+        memcpy(&scale, (const uint8_t *)table + (uint64_t)v * row_bytes + (uint64_t)id * sizeof scale,
+               sizeof scale);
     return row_scale ? scale * row_scale[id] : scale;
 }
 

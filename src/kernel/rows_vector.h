@@ -333,8 +333,8 @@ static void pool_mean(const float *x, const float *weight, int64_t rows, int64_t
         pool_columns(x + i, weight, rows, c, total, out + i, c - i);
 }
 
-static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets, const float *row_weight, int64_t c,
-                 float *out, int64_t begin, int64_t end)
+static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets, const float *row_weight,
+                 int64_t c, float *out, int64_t begin, int64_t end)
 {
     for (int64_t s = begin; s < end; s++) {
         int64_t first = offsets[s], n = offsets[s + 1] - first;
@@ -360,7 +360,8 @@ static void unit(float eps, const float *x, float *out, int64_t c, int64_t begin
                 sums[a] += (double)row[i + a] * (double)row[i + a];
         for (; i < c; i++)
             sums[i & 7] += (double)row[i] * (double)row[i];
-        length = sqrt(((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])));
+        length =
+            sqrt(((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])));
         length = length < (double)eps ? (double)eps : length;
         if (length < 1e-30 || length > 1e30) { /* 1 / length would leave the range of f32 */
             cabe_rows_scalar.unit(eps, x, out, c, t, t + 1);
@@ -393,7 +394,8 @@ static int64_t scan_ge(const float *x, int64_t n, float threshold, uint32_t *out
 #define CABE_ROWS_TABLE                                                                                      \
     {                                                                                                        \
         .to_f32 = to_f32, .from_f32 = from_f32, .to_i8 = to_i8, .from_i8 = from_i8, .norm = norm,            \
-        .act = act, .add = add, .mul = mul, .gather = gather, .pool = pool, .unit = unit, .attention = attention, .scan_ge = scan_ge \
+        .act = act, .add = add, .mul = mul, .gather = gather, .pool = pool, .unit = unit,                    \
+        .attention = attention, .scan_ge = scan_ge                                                           \
     }
 
 #endif

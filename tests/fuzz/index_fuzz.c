@@ -1,8 +1,8 @@
 /*
  * An index file of any bytes: it loads or is refused, and whatever loads can be searched and joined.
  *
- * Input: a byte of flags (1: the header's checksum is made right, 2: the payload's size and checksum too), the first
- * 80 bytes of the header, the payload.
+ * Input: a byte of flags (1: the header's checksum is made right, 2: the payload's size and checksum too),
+ * the first 80 bytes of the header, the payload.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -49,7 +49,8 @@ static int write_file(int fd, const uint8_t *data, size_t size)
     hash = XXH3_64bits(header, sizeof header - 8);
     if (data[0] & 1)
         memcpy(header + sizeof header - 8, &hash, 8);
-    return write(fd, header, sizeof header) == (ssize_t)sizeof header && write(fd, payload, (size_t)n) == (ssize_t)n;
+    return write(fd, header, sizeof header) == (ssize_t)sizeof header &&
+           write(fd, payload, (size_t)n) == (ssize_t)n;
 }
 
 static void use(struct cabe_index *index)

@@ -89,10 +89,11 @@ static void bench_close(struct bench *b)
     cabe_ledger_close(b->ledger);
 }
 
-static struct cabe_index *index_of(struct bench *b, const float *rows, int64_t n, int64_t dim, enum cabe_dtype dtype,
-                                   enum cabe_metric metric)
+static struct cabe_index *index_of(struct bench *b, const float *rows, int64_t n, int64_t dim,
+                                   enum cabe_dtype dtype, enum cabe_metric metric)
 {
-    struct cabe_index_config config = {.kind = "exact", .dim = dim, .dtype = dtype, .metric = metric, .capacity = n};
+    struct cabe_index_config config = {
+        .kind = "exact", .dim = dim, .dtype = dtype, .metric = metric, .capacity = n};
     struct cabe_index *index;
     struct cabe_error err;
     int64_t half = n / 2;
@@ -137,8 +138,8 @@ static int by_rank(const void *a, const void *b)
 }
 
 /* All rows but `self` with a score >= threshold, best first. */
-static int64_t brute(const float *query, const float *rows, int64_t n, int64_t dim, int64_t self, float threshold,
-                     struct cabe_hit *out)
+static int64_t brute(const float *query, const float *rows, int64_t n, int64_t dim, int64_t self,
+                     float threshold, struct cabe_hit *out)
 {
     int64_t found = 0;
 
@@ -152,8 +153,8 @@ static int64_t brute(const float *query, const float *rows, int64_t n, int64_t d
     return found;
 }
 
-static void same_hits(const struct cabe_hit *got, int64_t n_got, const struct cabe_hit *want, int64_t n_want, int64_t k,
-                      const char *what, int64_t row)
+static void same_hits(const struct cabe_hit *got, int64_t n_got, const struct cabe_hit *want, int64_t n_want,
+                      int64_t k, const char *what, int64_t row)
 {
     n_want = n_want < k ? n_want : k;
     if (n_got != n_want)
@@ -161,9 +162,9 @@ static void same_hits(const struct cabe_hit *got, int64_t n_got, const struct ca
                  (long long)n_want, (unsigned long long)seed);
     for (int64_t i = 0; i < n_want; i++)
         if (got[i].row != want[i].row || got[i].score != want[i].score)
-            fail_msg("%s, row %lld, hit %lld: row %u %.9g, wanted row %u %.9g (seed %llu)", what, (long long)row,
-                     (long long)i, got[i].row, (double)got[i].score, want[i].row, (double)want[i].score,
-                     (unsigned long long)seed);
+            fail_msg("%s, row %lld, hit %lld: row %u %.9g, wanted row %u %.9g (seed %llu)", what,
+                     (long long)row, (long long)i, got[i].row, (double)got[i].score, want[i].row,
+                     (double)want[i].score, (unsigned long long)seed);
 }
 
 static const enum cabe_dtype dtypes[] = {CABE_F32, CABE_F16, CABE_I8};
@@ -172,22 +173,26 @@ static void searches(void **state)
 {
     static const struct {
         int64_t n, dim, n_queries, k;
-    } sizes[] = {{0, 8, 2, 3}, {1, 1, 1, 1}, {5, 3, 2, 9}, {300, 33, 5, 7}, {400, 24, 130, 4}, {400, 384, 3, 400}};
+    } sizes[] = {{0, 8, 2, 3},    {1, 1, 1, 1},      {5, 3, 2, 9},
+                 {300, 33, 5, 7}, {400, 24, 130, 4}, {400, 384, 3, 400}};
 
     (void)state;
     for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++)
         for (int kind = 0; kind < 12; kind++) {
             int64_t n = sizes[s].n, dim = sizes[s].dim, nq = sizes[s].n_queries, k = sizes[s].k;
             struct bench b;
-            float *rows = rows_new(n, dim), *queries = rows_new(nq, dim), *unit = malloc((size_t)(nq * dim) * 4), *back;
-            struct cabe_hit *hits = calloc((size_t)(nq * k), sizeof *hits), *want = malloc((size_t)(n + 1) * sizeof *want);
+            float *rows = rows_new(n, dim), *queries = rows_new(nq, dim),
+                  *unit = malloc((size_t)(nq * dim) * 4), *back;
+            struct cabe_hit *hits = calloc((size_t)(nq * k), sizeof *hits),
+                            *want = malloc((size_t)(n + 1) * sizeof *want);
             int32_t *n_hits = calloc((size_t)nq, sizeof *n_hits);
             struct cabe_index *index;
             struct cabe_error err;
             uint64_t before;
 
             bench_open(&b, 1 + kind % 2 * 2, CABE_UNLIMITED);
-            index = index_of(&b, rows, n, dim, dtypes[kind % 3], kind < 6 ? CABE_METRIC_COSINE : CABE_METRIC_DOT);
+            index =
+                index_of(&b, rows, n, dim, dtypes[kind % 3], kind < 6 ? CABE_METRIC_COSINE : CABE_METRIC_DOT);
             back = stored(index);
             memcpy(unit, queries, (size_t)(nq * dim) * 4);
             if (kind < 6)
@@ -196,7 +201,8 @@ static void searches(void **state)
             cabe_ledger_mark(b.ledger);
             assert_int_equal(cabe_index_search(index, queries, nq, k, hits, n_hits, &b.run, &err), CABE_OK);
             assert_int_equal(used(&b), before);
-            assert_int_equal(high(&b), before + cabe_index_search_bytes(index, nq, k, cabe_team_size(b.team)));
+            assert_int_equal(high(&b),
+                             before + cabe_index_search_bytes(index, nq, k, cabe_team_size(b.team)));
             for (int64_t q = 0; q < nq; q++)
                 same_hits(hits + q * k, n_hits[q], want,
                           brute(unit + q * dim, back, n, dim, -1, -INFINITY, want), k, "search", q);
@@ -206,7 +212,8 @@ static void searches(void **state)
         }
 }
 
-static void check_join(struct bench *b, struct cabe_index *index, const float *back, float threshold, int32_t k)
+static void check_join(struct bench *b, struct cabe_index *index, const float *back, float threshold,
+                       int32_t k)
 {
     struct cabe_join_config config = {.threshold = threshold, .k = k};
     struct cabe_join_bytes bytes = cabe_join_measure(index, &config, cabe_team_size(b->team));
@@ -297,9 +304,11 @@ static void files(void **state)
             assert_int_equal(cabe_index_save(index, path_of("a.idx"), &err), CABE_OK);
             assert_int_equal(cabe_index_verify(path_of("a.idx"), &err), CABE_OK);
             before = used(&b);
-            assert_int_equal(cabe_index_load_bytes(&bytes, path_of("a.idx"), (enum cabe_index_place)place, &err), CABE_OK);
-            assert_int_equal(cabe_index_load(&again, path_of("a.idx"), (enum cabe_index_place)place, b.ledger, kernels,
-                                             &err), CABE_OK);
+            assert_int_equal(
+                cabe_index_load_bytes(&bytes, path_of("a.idx"), (enum cabe_index_place)place, &err), CABE_OK);
+            assert_int_equal(cabe_index_load(&again, path_of("a.idx"), (enum cabe_index_place)place, b.ledger,
+                                             kernels, &err),
+                             CABE_OK);
             assert_int_equal(used(&b), before + bytes);
             assert_int_equal(cabe_index_config(again)->dtype, dtypes[d]);
             back = stored(index);
@@ -346,8 +355,9 @@ static void damage(void **state)
         fwrite(bytes, 1, (size_t)size, f);
         fclose(f);
         bytes[i] ^= 1;
-        assert_int_equal(cabe_index_load(&index, path_of("bad.idx"), CABE_INDEX_RESIDENT, b.ledger, kernels, &err),
-                         CABE_ERR_FORMAT);
+        assert_int_equal(
+            cabe_index_load(&index, path_of("bad.idx"), CABE_INDEX_RESIDENT, b.ledger, kernels, &err),
+            CABE_ERR_FORMAT);
         assert_null(index);
         assert_non_null(strstr(err.text, "bad.idx"));
         assert_int_equal(cabe_index_verify(path_of("bad.idx"), &err), CABE_ERR_FORMAT);
@@ -360,12 +370,15 @@ static void damage(void **state)
         for (long i = size; i < n; i++)
             fputc(0, f);
         fclose(f);
-        assert_int_equal(cabe_index_load(&index, path_of("bad.idx"), CABE_INDEX_STREAMED, b.ledger, kernels, &err),
-                         CABE_ERR_FORMAT);
+        assert_int_equal(
+            cabe_index_load(&index, path_of("bad.idx"), CABE_INDEX_STREAMED, b.ledger, kernels, &err),
+            CABE_ERR_FORMAT);
     }
-    assert_int_equal(cabe_index_load(&index, path_of("none.idx"), CABE_INDEX_STREAMED, b.ledger, kernels, &err),
-                     CABE_ERR_NOT_FOUND);
-    assert_int_equal(cabe_index_load(&index, folder, CABE_INDEX_STREAMED, b.ledger, kernels, &err), CABE_ERR_FORMAT);
+    assert_int_equal(
+        cabe_index_load(&index, path_of("none.idx"), CABE_INDEX_STREAMED, b.ledger, kernels, &err),
+        CABE_ERR_NOT_FOUND);
+    assert_int_equal(cabe_index_load(&index, folder, CABE_INDEX_STREAMED, b.ledger, kernels, &err),
+                     CABE_ERR_FORMAT);
     free(bytes), free(rows);
     bench_close(&b);
 }
@@ -387,7 +400,8 @@ static void shrinks(void **state)
     index = index_of(&b, rows, 2000, 16, CABE_F32, CABE_METRIC_COSINE);
     assert_int_equal(cabe_index_save(index, path_of("cut.idx"), &err), CABE_OK);
     cabe_index_close(index);
-    assert_int_equal(cabe_index_load(&index, path_of("cut.idx"), CABE_INDEX_STREAMED, b.ledger, kernels, &err), CABE_OK);
+    assert_int_equal(
+        cabe_index_load(&index, path_of("cut.idx"), CABE_INDEX_STREAMED, b.ledger, kernels, &err), CABE_OK);
     assert_int_equal(truncate(path_of("cut.idx"), 50000), 0);
     assert_int_equal(cabe_index_search(index, rows, 1, 2, hits, &n_hits, &b.run, &err), CABE_ERR_CHANGED);
     assert_int_equal(cabe_join_run(&join, index, &config, &b.run, &err), CABE_ERR_CHANGED);
@@ -433,7 +447,8 @@ static void full_disk(void **state)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
     assert_non_null(strstr(err.text, "full.idx"));
     assert_int_equal(n_files(), before);
-    assert_int_equal(cabe_index_load(&again, path_of("full.idx"), CABE_INDEX_RESIDENT, b.ledger, kernels, &err), CABE_OK);
+    assert_int_equal(
+        cabe_index_load(&again, path_of("full.idx"), CABE_INDEX_RESIDENT, b.ledger, kernels, &err), CABE_OK);
     assert_int_equal(cabe_index_rows(again), 5);
     cabe_index_close(again);
     cabe_index_close(few);
@@ -480,7 +495,8 @@ static void mistakes(void **state)
     join_config = (struct cabe_join_config){.threshold = 0.0f, .k = INT32_MAX};
     assert_int_equal(cabe_join_run(&join, index, &join_config, &b.run, &err), CABE_ERR_BUDGET);
     assert_int_equal(cabe_index_save(index, "/nowhere/at/all.idx", &err), CABE_ERR_NOT_FOUND);
-    assert_int_equal(cabe_index_save(index, folder, &err), CABE_ERR_IO); /* a folder cannot be replaced by a file */
+    assert_int_equal(cabe_index_save(index, folder, &err),
+                     CABE_ERR_IO); /* a folder cannot be replaced by a file */
     cabe_index_close(index);
     bench_close(&b);
 }
@@ -590,9 +606,9 @@ static int remove_folder(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(searches), cmocka_unit_test(joins),    cmocka_unit_test(files),
-        cmocka_unit_test(damage),   cmocka_unit_test(shrinks),  cmocka_unit_test(full_disk),  cmocka_unit_test(mistakes),
-        cmocka_unit_test(cancels),  cmocka_unit_test(refused_memory),
+        cmocka_unit_test(searches), cmocka_unit_test(joins),   cmocka_unit_test(files),
+        cmocka_unit_test(damage),   cmocka_unit_test(shrinks), cmocka_unit_test(full_disk),
+        cmocka_unit_test(mistakes), cmocka_unit_test(cancels), cmocka_unit_test(refused_memory),
     };
     const char *text = getenv("CABE_SEED");
     struct cabe_error err;

@@ -23,7 +23,8 @@
 #define ROOM_BYTES (1u << 22)
 #define GUARD 0xA5
 
-static const int64_t lengths[] = {0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 384, 385, 1000, 1536};
+static const int64_t lengths[] = {0,  1,  2,  3,  4,  7,  8,   9,   15,  16,   17,
+                                  31, 32, 33, 63, 64, 65, 100, 384, 385, 1000, 1536};
 #define N_LENGTHS (sizeof lengths / sizeof lengths[0])
 
 static const struct cabe_row_kernels *under_test;
@@ -101,9 +102,10 @@ static float *floats_new(int64_t n, float (*next)(void))
 
 static float any_float(void)
 {
-    static const float odd[] = {0.0f, -0.0f, 1.0f, -1.0f, 0.5f, 127.0f, -128.0f, FLT_MIN, -FLT_MIN, 0x1p-149f,
-                                -0x1p-140f, 65504.0f, 65519.9f, 65520.0f, -65536.0f, 0x1p-24f, 0x1p-25f, 0x1.8p-25f,
-                                0x1p-14f, 0x1.ffcp-15f, FLT_MAX, -FLT_MAX, INFINITY, -INFINITY, 3.14159f, 2.5f};
+    static const float odd[] = {0.0f,      -0.0f,    1.0f,      -1.0f,      0.5f,     127.0f,       -128.0f,
+                                FLT_MIN,   -FLT_MIN, 0x1p-149f, -0x1p-140f, 65504.0f, 65519.9f,     65520.0f,
+                                -65536.0f, 0x1p-24f, 0x1p-25f,  0x1.8p-25f, 0x1p-14f, 0x1.ffcp-15f, FLT_MAX,
+                                -FLT_MAX,  INFINITY, -INFINITY, 3.14159f,   2.5f};
 
     switch (random_u32() % 4) {
     case 0:
@@ -130,16 +132,16 @@ static void same_bits(const char *what, const void *got, const void *want, size_
 
     for (size_t i = 0; i < bytes; i++)
         if (g[i] != w[i])
-            fail_msg("%s %s, n = %lld: byte %zu is %02x, scalar %02x (seed %llu)", level_name, what, (long long)n, i, g[i], w[i],
-                     (unsigned long long)seed);
+            fail_msg("%s %s, n = %lld: byte %zu is %02x, scalar %02x (seed %llu)", level_name, what,
+                     (long long)n, i, g[i], w[i], (unsigned long long)seed);
 }
 
 static void near(const char *what, float got, float want, double bound, int64_t n, int64_t i)
 {
     if (isnan(want) ? isnan(got) : isinf(want) ? got == want : fabs((double)got - (double)want) <= bound)
         return;
-    fail_msg("%s %s, n = %lld: element %lld is %.9g, scalar %.9g, bound %.3g (seed %llu)", level_name, what, (long long)n,
-             (long long)i, (double)got, (double)want, bound, (unsigned long long)seed);
+    fail_msg("%s %s, n = %lld: element %lld is %.9g, scalar %.9g, bound %.3g (seed %llu)", level_name, what,
+             (long long)n, (long long)i, (double)got, (double)want, bound, (unsigned long long)seed);
 }
 
 static void conversions(void **state)
@@ -300,7 +302,8 @@ static void norms(void **state)
             enum cabe_norm norm = kind & 1 ? CABE_NORM_RMS : CABE_NORM_LAYER;
             float *x = floats_new(rows * c, random_normal), *r = floats_new(rows * c, random_normal);
             float *g = floats_new(c, random_normal), *b = floats_new(c, random_normal);
-            struct block got = block_new((size_t)(rows * c) * 4, 4), want = block_new((size_t)(rows * c) * 4, 0);
+            struct block got = block_new((size_t)(rows * c) * 4, 4),
+                         want = block_new((size_t)(rows * c) * 4, 0);
             float *gf = (float *)(void *)got.data, *wf = (float *)(void *)want.data;
 
             if (kind & 8)
@@ -309,11 +312,13 @@ static void norms(void **state)
             memcpy(gf, x, (size_t)(rows * c) * 4);
             memcpy(wf, x, (size_t)(rows * c) * 4);
             under_test->norm(norm, 1e-5f, gf, kind & 2 ? r : NULL, g, kind & 4 ? b : NULL, gf, c, 1, rows);
-            cabe_rows_scalar.norm(norm, 1e-5f, x, kind & 2 ? r : NULL, g, kind & 4 ? b : NULL, wf, c, 1, rows);
+            cabe_rows_scalar.norm(norm, 1e-5f, x, kind & 2 ? r : NULL, g, kind & 4 ? b : NULL, wf, c, 1,
+                                  rows);
             block_check(&got, "norm");
             same_bits("norm left row 0", gf, x, (size_t)c * 4, c);
             for (int64_t t = 1; t < rows; t++) {
-                double largest = 1e-3, bound = 2e-6 * norm_condition(x + t * c, kind & 2 ? r + t * c : NULL, c);
+                double largest = 1e-3,
+                       bound = 2e-6 * norm_condition(x + t * c, kind & 2 ? r + t * c : NULL, c);
 
                 for (int64_t i = 0; i < c; i++)
                     largest = fmax(largest, fabs((double)wf[t * c + i]));
@@ -360,7 +365,8 @@ static void sums(void **state)
     (void)state;
     for (size_t l = 0; l < N_LENGTHS; l++) {
         int64_t n = lengths[l];
-        float *a = floats_new(n, any_float), *b = floats_new(n, any_float), *want = floats_new(n, random_unit);
+        float *a = floats_new(n, any_float), *b = floats_new(n, any_float),
+              *want = floats_new(n, random_unit);
         struct block got = block_new((size_t)n * 4, 4);
         uint32_t *found = malloc(((size_t)n + 1) * 4), *found_want = malloc(((size_t)n + 1) * 4);
 
@@ -374,7 +380,10 @@ static void sums(void **state)
             near("mul", ((float *)(void *)got.data)[i], want[i], 0.0, n, i);
         block_check(&got, "add, mul");
         for (int kind = 0; kind < 4; kind++) {
-            float threshold = kind == 0 || n == 0 ? 0.0f : kind == 1 ? a[n / 2] : kind == 2 ? -INFINITY : 1e30f;
+            float threshold = kind == 0 || n == 0 ? 0.0f
+                              : kind == 1         ? a[n / 2]
+                              : kind == 2         ? -INFINITY
+                                                  : 1e30f;
             int64_t n_want = cabe_rows_scalar.scan_ge(a, n, threshold, found_want);
 
             if (n)
@@ -421,7 +430,8 @@ static void gathers(void **state)
                 for (int t = 0; t < T; t++)
                     ids[t] = (int32_t)(random_u32() % V);
                 memcpy(got.data, want, (size_t)(T * c) * 4);
-                under_test->gather(dtypes[d], table, V, c, ids, scaled ? scale : NULL, (float *)(void *)got.data, 2, T);
+                under_test->gather(dtypes[d], table, V, c, ids, scaled ? scale : NULL,
+                                   (float *)(void *)got.data, 2, T);
                 cabe_rows_scalar.gather(dtypes[d], table, V, c, ids, scaled ? scale : NULL, want, 2, T);
                 block_check(&got, "gather");
                 same_bits(cabe_dtype_name(dtypes[d]), got.data, want, (size_t)(T * c) * 4, c);
@@ -490,12 +500,13 @@ static void attentions(void **state)
                     for (int64_t j = 0; j < dim; j++)
                         largest = fmaxf(largest, fabsf(qkv[i * stride + 2 * dim + j]));
                 under_test->attention(qkv, qkv + dim, qkv + 2 * dim, stride, n, dim, scale,
-                                      kind & 1 ? CABE_MASK_CAUSAL : CABE_MASK_NONE, (float *)(void *)got.data, dim,
-                                      scratch.data);
+                                      kind & 1 ? CABE_MASK_CAUSAL : CABE_MASK_NONE, (float *)(void *)got.data,
+                                      dim, scratch.data);
                 block_check(&got, "attention");
                 block_check(&scratch, "attention scratch");
                 cabe_rows_scalar.attention(qkv, qkv + dim, qkv + 2 * dim, stride, n, dim, scale,
-                                           kind & 1 ? CABE_MASK_CAUSAL : CABE_MASK_NONE, want, dim, scratch.data);
+                                           kind & 1 ? CABE_MASK_CAUSAL : CABE_MASK_NONE, want, dim,
+                                           scratch.data);
                 block_check(&scratch, "attention scratch");
                 for (int64_t i = 0; i < n * dim; i++)
                     near("attention", ((float *)(void *)got.data)[i], want[i], 4e-6 * (double)largest, n, i);
@@ -530,7 +541,7 @@ static int run_cases(const struct cabe_row_kernels *level, const char *name)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(conversions), cmocka_unit_test(every_half), cmocka_unit_test(small_integers),
-        cmocka_unit_test(to_int8),       cmocka_unit_test(norms),      cmocka_unit_test(activations),
+        cmocka_unit_test(to_int8),     cmocka_unit_test(norms),      cmocka_unit_test(activations),
         cmocka_unit_test(sums),        cmocka_unit_test(gathers),    cmocka_unit_test(pools),
         cmocka_unit_test(attentions),  cmocka_unit_test(nan_stays),
     };

@@ -17,7 +17,7 @@ static void gguf_blocks(void **state)
     assert_int_equal((int8_t)q8[2 + 8], -64);
     cabe_rows_scalar.from_f32(CABE_Q4_0, x, q4, 32);
     assert_int_equal(q4[0] | q4[1] << 8, 0x3000); /* -1 / -8 */
-    assert_int_equal(q4[2], 0x80); /* element 0 is -8, element 16 is 0 */
+    assert_int_equal(q4[2], 0x80);                /* element 0 is -8, element 16 is 0 */
     cabe_rows_scalar.to_f32(CABE_Q4_0, q4, back, 32);
     assert_true(back[0] == -1.0f && back[16] == 0.0f && back[31] == 0.875f);
 }
@@ -50,6 +50,7 @@ int main(void)
     failed = cmocka_run_group_tests(tests, NULL, NULL);
     for (int level = CABE_LEVEL_SCALAR; level < CABE_N_LEVELS; level++)
         if (cabe_level_here((enum cabe_level)level))
-            failed += run_cases(&cabe_kernels_at((enum cabe_level)level)->row, cabe_level_name((enum cabe_level)level));
+            failed += run_cases(&cabe_kernels_at((enum cabe_level)level)->row,
+                                cabe_level_name((enum cabe_level)level));
     return failed != 0;
 }
