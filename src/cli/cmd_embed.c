@@ -149,14 +149,14 @@ static void summary(const struct embed *e, const struct cabe_plan *plan, const s
     if (!e->options.json || e->to_stdout) {
         fprintf(stderr, "%llu texts, %llu tokens in %.2f s: %.0f texts/s; peak %s, predicted %s\n",
                 (unsigned long long)result->n_texts, (unsigned long long)result->n_tokens, result->seconds, rate,
-                cli_format_bytes(cli_peak_bytes(), peak),
+                cli_format_bytes(result->peak_bytes, peak),
                 cli_format_bytes(cli_predicted_bytes(plan), predicted));
         return;
     }
     json = json_pack("{s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I,s:o}", "texts", (json_int_t)result->n_texts, "tokens",
                      (json_int_t)result->n_tokens, "width", (json_int_t)e->width, "seconds", result->seconds,
                      "first_seconds", result->first_seconds, "texts_per_s", rate, "peak_bytes",
-                     (json_int_t)cli_peak_bytes(), "predicted_peak_bytes",
+                     (json_int_t)result->peak_bytes, "predicted_peak_bytes",
                      (json_int_t)cli_predicted_bytes(plan), "plan", cabe_plan_json(plan));
     json_object_set_new(json, "output", json_string(e->output));
     cli_print_json(json);

@@ -93,12 +93,12 @@ static double seconds_of(const struct pass *pass, const struct cabe_graph_work *
     return seconds;
 }
 
-static struct cabe_plan_phase *add_phase(struct pass *pass, const char *verb, const char *name)
+static struct cabe_plan_phase *add_phase(struct pass *pass, const char *name, const char *suffix)
 {
     struct cabe_plan_phase *phase = &pass->plan->phase[pass->plan->n_phases++];
 
     memset(phase, 0, sizeof *phase);
-    snprintf(phase->name, sizeof phase->name, "%s%s", verb, name);
+    snprintf(phase->name, sizeof phase->name, "%s%s", name, suffix);
     phase->bytes = pass->task->always;
     cabe_fit_add(&phase->bytes, &pass->kept);
     for (int i = 0; i < pass->task->n_components; i++)
@@ -119,7 +119,7 @@ static enum cabe_status load_phase(struct pass *pass, int index)
     if (status != CABE_OK)
         return cabe_fail_in(pass->err, status, "%s", component->name);
     pass->loaded |= UINT32_C(1) << index;
-    phase = add_phase(pass, "load ", component->name);
+    phase = add_phase(pass, component->name, "_load");
     cabe_fit_add(&phase->bytes, &loading);
     return CABE_OK;
 }
@@ -143,7 +143,7 @@ static enum cabe_status stage_phase(struct pass *pass, int index)
     if (status != CABE_OK)
         return cabe_fail_in(pass->err, status, "%s", stage->name);
     cabe_fit_add(&pass->kept, &kept);
-    phase = add_phase(pass, "", stage->name);
+    phase = add_phase(pass, stage->name, "");
     cabe_fit_add(&phase->bytes, &working);
     phase->seconds = seconds_of(pass, &work);
     for (int i = 0; i < pass->task->n_components; i++) { /* after their last stage components go */
@@ -306,6 +306,16 @@ const struct cabe_plan_phase *cabe_plan_phase_find(const struct cabe_plan *plan,
         if (strcmp(plan->phase[i].name, name) == 0)
             return &plan->phase[i];
     return NULL;
+}
+
+uint64_t cabe_plan_phase_bytes(const struct cabe_plan *plan, const char *name)
+{
+    const struct cabe_plan_phase *phase = cabe_plan_phase_find(plan, name);
+    uint64_t sum = 0;
+
+    for (int d = 0; phase && d < plan->n_devices; d++)
+        sum = add_sat(sum, cabe_fit_total(&phase->bytes, d));
+    return sum;
 }
 
 /* ---- words ---- */

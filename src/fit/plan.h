@@ -96,7 +96,7 @@ struct cabe_fit_task {
 };
 
 struct cabe_plan_phase {
-    char name[48]; /* "load encoder", "embed" */
+    char name[48]; /* "model_load", "embed" */
     struct cabe_fit_bytes bytes;
     double seconds; /* predicted; 0: not known */
 };
@@ -140,5 +140,7 @@ json_t *cabe_plan_json(const struct cabe_plan *plan); /* new reference */
 /* Aligned text for a person, to `to`. */
 void cabe_plan_print(const struct cabe_plan *plan, FILE *to);
 const struct cabe_plan_phase *cabe_plan_phase_find(const struct cabe_plan *plan, const char *name); /* or NULL */
+/* What the process should measure at most in that phase; a simulated device is in it. 0: no such phase. */
+uint64_t cabe_plan_phase_bytes(const struct cabe_plan *plan, const char *name);
 
 #endif

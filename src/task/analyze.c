@@ -435,9 +435,7 @@ struct tracking {
 
 static void begin(struct tracking *t, const char *name)
 {
-    const struct cabe_plan_phase *phase = cabe_plan_phase_find(t->plan, name);
-
-    cabe_monitor_begin(t->monitor, name, phase ? cabe_fit_total(&phase->bytes, CABE_HOST) : 0, &t->phase);
+    cabe_monitor_begin(t->monitor, name, cabe_plan_phase_bytes(t->plan, name), &t->phase);
 }
 
 static void end(struct tracking *t)
@@ -459,7 +457,7 @@ static enum cabe_status run_stages(struct tracking *t, const struct cabe_knobs *
     end(t);
     if (status != CABE_OK)
         return status;
-    begin(t, "load encoder");
+    begin(t, "model_load");
     status = cabe_encoder_load(job->encoder, knobs, err);
     end(t);
     if (status != CABE_OK)

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "runtime/monitor.h"
 #include "task/lines.h"
 
 static uint64_t rows_bytes(const struct cabe_embed_job *job, int64_t chunk)
@@ -63,21 +64,17 @@ static enum cabe_status run_chunks(struct cabe_embed_job *job, struct cabe_lines
     }
 }
 
-enum cabe_status cabe_embed_run(struct cabe_embed_job *job, const struct cabe_plan *plan, FILE *in, const char *name,
-                                const struct cabe_embed_sink *sink, struct cabe_embed_result *result,
-                                struct cabe_error *err)
+static enum cabe_status embed_stage(struct cabe_embed_job *job, const struct cabe_plan *plan, FILE *in,
+                                    const char *name, const struct cabe_embed_sink *sink,
+                                    struct cabe_embed_result *result, struct cabe_error *err)
 {
     int64_t chunk = plan->knobs.value[CABE_KNOB_CHUNK];
     uint64_t bytes = rows_bytes(job, chunk);
     struct cabe_ledger *ledger = job->session->ledger;
     struct cabe_lines *lines = NULL;
     void *rows = NULL;
-    enum cabe_status status;
+    enum cabe_status status = cabe_ledger_reserve(ledger, CABE_HOST, CABE_PURPOSE_INDEX, bytes, "rows", err);
 
-    memset(result, 0, sizeof *result);
-    status = cabe_encoder_load(job->encoder, &plan->knobs, err);
-    if (status == CABE_OK)
-        status = cabe_ledger_reserve(ledger, CABE_HOST, CABE_PURPOSE_INDEX, bytes, "rows", err);
     if (status != CABE_OK)
         return status;
     status = cabe_pages_map(&rows, bytes, 0, err);
@@ -88,5 +85,33 @@ enum cabe_status cabe_embed_run(struct cabe_embed_job *job, const struct cabe_pl
     cabe_lines_close(lines);
     cabe_pages_unmap(rows, bytes);
     cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_INDEX, bytes, "rows");
+    return status;
+}
+
+enum cabe_status cabe_embed_run(struct cabe_embed_job *job, const struct cabe_plan *plan, FILE *in, const char *name,
+                                const struct cabe_embed_sink *sink, struct cabe_embed_result *result,
+                                struct cabe_error *err)
+{
+    struct cabe_monitor_config config = {.ledger = job->session->ledger,
+                                         .log = job->session->log,
+                                         .limit_bytes = job->session->machine.memory.limit_bytes};
+    struct cabe_monitor *monitor;
+    enum cabe_status status = cabe_monitor_open(&monitor, &config, err);
+    int phase;
+
+    memset(result, 0, sizeof *result);
+    if (status != CABE_OK)
+        return status;
+    cabe_monitor_begin(monitor, "model_load", cabe_plan_phase_bytes(plan, "model_load"), &phase);
+    status = cabe_encoder_load(job->encoder, &plan->knobs, err);
+    cabe_monitor_end(monitor, phase);
+    if (status == CABE_OK) {
+        cabe_monitor_ready(monitor);
+        cabe_monitor_begin(monitor, "embed", cabe_plan_phase_bytes(plan, "embed"), &phase);
+        status = embed_stage(job, plan, in, name, sink, result, err);
+        cabe_monitor_end(monitor, phase);
+    }
+    result->peak_bytes = cabe_monitor_peak_bytes(monitor);
+    cabe_monitor_close(monitor);
     return status;
 }

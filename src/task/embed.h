@@ -24,6 +24,7 @@ struct cabe_embed_result {
     uint64_t n_texts, n_tokens;
     double seconds;       /* of encoding, reading and writing included */
     double first_seconds; /* until the first chunk was written */
+    uint64_t peak_bytes;  /* highest resident size of the run */
 };
 
 /* The task of a plan: the encoder, then one stage. */

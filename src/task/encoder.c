@@ -304,7 +304,7 @@ int cabe_encoder_plan(struct cabe_encoder *e, struct cabe_fit_task *task)
 
     if (batch < least)
         batch = least;
-    task->component[index] = (struct cabe_fit_component){"encoder", e, measure};
+    task->component[index] = (struct cabe_fit_component){"model", e, measure};
     task->preferred.value[CABE_KNOB_BATCH] = batch;
     task->preferred.value[CABE_KNOB_DTYPE] = dtype;
     task->preferred.value[CABE_KNOB_PRECISION] =

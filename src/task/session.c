@@ -63,16 +63,52 @@ static void choose_cache(struct cabe_session *s, const struct cabe_session_confi
     }
 }
 
-static enum cabe_status start(struct cabe_session *s, const struct cabe_session_config *config,
-                              struct cabe_error *err)
+/*
+ * What other cabe processes have reserved but not yet touched is still in MemAvailable: a budget that nobody gave
+ * leaves it to them.
+ */
+static void leave_to_others(struct cabe_session *s, uint64_t others_bytes)
+{
+    uint64_t limit = s->machine.memory.limit_bytes, keep = limit / 100 * 15 + others_bytes;
+    uint64_t left = limit > keep ? limit - keep : 0;
+
+    if (others_bytes == 0 || left >= s->budget_bytes[CABE_HOST])
+        return;
+    s->budget_bytes[CABE_HOST] = left;
+    snprintf(s->budget_reason, sizeof s->budget_reason, "other cabe processes hold %.0f MiB of %.0f",
+             (double)others_bytes / 1048576.0, (double)limit / 1048576.0);
+}
+
+static enum cabe_status open_ledger(struct cabe_session *s, const struct cabe_session_config *config,
+                                    struct cabe_error *err)
 {
     struct cabe_ledger_config ledger = {.n_devices = s->n_devices};
-    struct cabe_device_config device;
+    struct cabe_ledger_view view;
+    char dir[CABE_HOME_PATH_MAX];
     enum cabe_status status;
 
+    if (cabe_home_dir(dir, CABE_HOME_STATE, NULL) == CABE_OK)
+        ledger.shared_dir = dir;
     for (int d = 0; d < s->n_devices; d++)
         ledger.budget_bytes[d] = s->budget_bytes[d];
     status = cabe_ledger_open(&s->ledger, &ledger, err);
+    if (status != CABE_OK || config->memory_bytes)
+        return status;
+    cabe_ledger_read(s->ledger, &view);
+    leave_to_others(s, view.device[CABE_HOST].others_bytes);
+    if (s->budget_bytes[CABE_HOST] == ledger.budget_bytes[CABE_HOST])
+        return CABE_OK;
+    ledger.budget_bytes[CABE_HOST] = s->budget_bytes[CABE_HOST];
+    cabe_ledger_close(s->ledger);
+    return cabe_ledger_open(&s->ledger, &ledger, err);
+}
+
+static enum cabe_status start(struct cabe_session *s, const struct cabe_session_config *config,
+                              struct cabe_error *err)
+{
+    struct cabe_device_config device;
+    enum cabe_status status = open_ledger(s, config, err);
+
     if (status == CABE_OK)
         status = cabe_team_open(&s->team, s->n_threads, err);
     if (status != CABE_OK)

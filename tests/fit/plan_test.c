@@ -104,7 +104,7 @@ static void sums_every_phase(void **state)
     assert_true(plan.fits);
     assert_int_equal(plan.n_rungs, 1);
     assert_int_equal(plan.n_phases, 3);
-    assert_int_equal(peak_of("load weights"), 47 * MIB); /* process, weights, staging */
+    assert_int_equal(peak_of("weights_load"), 47 * MIB); /* process, weights, staging */
     assert_int_equal(peak_of("first"), 53 * MIB);        /* process, weights, 8 working, 3 kept */
     assert_int_equal(peak_of("second"), 25 * MIB);       /* process, 3 kept, 20 working; the weights are gone */
     assert_int_equal(plan.peak_bytes[CABE_HOST], 53 * MIB);
