@@ -3,17 +3,17 @@
 _cabe_commands="machine pull list show rm plan fit embed search analyze"
 
 _cabe_options() {
+    local common="--memory --threads --device --json --verbose" model="--dtype --precision --batch"
     case $1 in
     machine) echo "--json --describe --measure" ;;
     pull) echo "--name --link --force --json" ;;
-    list) echo "--json" ;;
+    list | rm) echo "--json" ;;
     show) echo "--tensors --json" ;;
-    rm) echo "--json" ;;
-    plan) echo "--memory --threads --describe --dtype --json" ;;
-    fit) echo "--memory --threads --dtype --verify --json" ;;
-    embed) echo "-i -o --prefix --dtype --precision --memory --threads --json" ;;
-    search) echo "-i -o -k --prefix --dtype --memory --threads --json" ;;
-    analyze) echo "--model --dtype --memory --threads --json" ;;
+    plan) echo "--describe --model --rows $model $common" ;;
+    fit) echo "--verify --remove $model $common" ;;
+    embed) echo "-i --input -o --output --prefix --rows $model $common" ;;
+    search) echo "-i --input -k --top --rows $model $common" ;;
+    analyze) echo "--model --threshold --min-words --rows --all $model $common" ;;
     esac
 }
 
@@ -31,10 +31,12 @@ _cabe() {
     case $before in
     --dtype) mapfile -t COMPREPLY < <(compgen -W "f32 f16 bf16 int8 q8_0 q4_0" -- "$word") && return ;;
     --prefix) mapfile -t COMPREPLY < <(compgen -W "query passage none" -- "$word") && return ;;
-    --precision) mapfile -t COMPREPLY < <(compgen -W "default high" -- "$word") && return ;;
-    --model) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") && return ;;
+    --precision) mapfile -t COMPREPLY < <(compgen -W "int8 high" -- "$word") && return ;;
+    --rows) mapfile -t COMPREPLY < <(compgen -W "f32 f16 int8" -- "$word") && return ;;
+    --device) mapfile -t COMPREPLY < <(compgen -W "cpu sim" -- "$word") && return ;;
+    -m | --model) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") && return ;;
     --memory) mapfile -t COMPREPLY < <(compgen -W "256M 512M 1G 2G 4G" -- "$word") && return ;;
-    --threads | --describe | --name | -k) return ;;
+    --threads | --describe | --name | --threshold | --min-words | --batch | --top | -k) return ;;
     esac
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$(_cabe_options "$command") --help" -- "$word")
