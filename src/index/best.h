@@ -1,4 +1,5 @@
-/* The k best hits seen: a heap with the worst on top. The order is total, so what remains does not depend on the order of arrival. */
+/* The k best hits seen: a heap with the worst on top. The order is total, so what remains does not depend on
+ * the order of arrival. */
 #ifndef CABE_INDEX_BEST_H
 #define CABE_INDEX_BEST_H
 

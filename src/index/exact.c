@@ -18,7 +18,8 @@ static void place_rows(const struct cabe_index_config *config, struct cabe_arena
                        float **scales)
 {
     *rows = cabe_arena_take(arena, (uint64_t)config->capacity, row_bytes(config), 64);
-    *scales = config->dtype == CABE_I8 ? cabe_arena_take(arena, (uint64_t)config->capacity, sizeof(float), 64) : NULL;
+    *scales = config->dtype == CABE_I8 ? cabe_arena_take(arena, (uint64_t)config->capacity, sizeof(float), 64)
+                                       : NULL;
 }
 
 static uint64_t measure(const struct cabe_index_config *config)
@@ -41,10 +42,11 @@ void cabe_exact_outline(struct cabe_exact *out, const struct cabe_index_config *
     out->fd = -1;
 }
 
-enum cabe_status cabe_exact_take(const struct cabe_exact *exact, void **out, uint64_t bytes, const char *place,
-                                 struct cabe_error *err)
+enum cabe_status cabe_exact_take(const struct cabe_exact *exact, void **out, uint64_t bytes,
+                                 const char *place, struct cabe_error *err)
 {
-    enum cabe_status status = cabe_ledger_reserve(exact->head.ledger, CABE_HOST, CABE_PURPOSE_INDEX, bytes, place, err);
+    enum cabe_status status =
+        cabe_ledger_reserve(exact->head.ledger, CABE_HOST, CABE_PURPOSE_INDEX, bytes, place, err);
 
     *out = NULL;
     if (status != CABE_OK || bytes == 0)
@@ -76,7 +78,8 @@ static void exact_close(struct cabe_index *index)
 
 /* A handle; with `resident` also the memory of its rows. */
 static enum cabe_status make(struct cabe_exact **out, const struct cabe_index_config *config, int resident,
-                             struct cabe_ledger *ledger, const struct cabe_kernels *kernels, struct cabe_error *err)
+                             struct cabe_ledger *ledger, const struct cabe_kernels *kernels,
+                             struct cabe_error *err)
 {
     struct cabe_exact *exact = cabe_calloc(1, sizeof *exact);
     enum cabe_status status;
@@ -84,8 +87,8 @@ static enum cabe_status make(struct cabe_exact **out, const struct cabe_index_co
     *out = NULL;
     if (!exact)
         return cabe_fail(err, CABE_ERR_OOM, "index handle");
-    exact->head = (struct cabe_index){.kind = &cabe_index_exact, .config = *config, .ledger = ledger,
-                                      .kernels = kernels};
+    exact->head = (struct cabe_index){
+        .kind = &cabe_index_exact, .config = *config, .ledger = ledger, .kernels = kernels};
     exact->head.config.kind = cabe_index_exact.name;
     exact->fd = -1;
     if (resident) {
@@ -124,7 +127,8 @@ static enum cabe_status exact_train(struct cabe_index *index, const float *rows,
     return CABE_OK;
 }
 
-static enum cabe_status exact_add(struct cabe_index *index, const float *rows, int64_t n, struct cabe_error *err)
+static enum cabe_status exact_add(struct cabe_index *index, const float *rows, int64_t n,
+                                  struct cabe_error *err)
 {
     struct cabe_exact *exact = (struct cabe_exact *)index;
     const struct cabe_row_kernels *kernels = &index->kernels->row;
@@ -171,8 +175,8 @@ void cabe_exact_view_place(const struct cabe_exact *exact, struct cabe_arena *ar
         view->scales = cabe_arena_take(arena, n, sizeof(float), 64);
 }
 
-enum cabe_status cabe_exact_rows(const struct cabe_exact *exact, const struct cabe_exact_view *view, int64_t first,
-                                 int64_t n, const float **out, struct cabe_error *err)
+enum cabe_status cabe_exact_rows(const struct cabe_exact *exact, const struct cabe_exact_view *view,
+                                 int64_t first, int64_t n, const float **out, struct cabe_error *err)
 {
     const struct cabe_index *head = &exact->head;
     const struct cabe_row_kernels *kernels = &head->kernels->row;
@@ -186,7 +190,8 @@ enum cabe_status cabe_exact_rows(const struct cabe_exact *exact, const struct ca
     if (exact->fd >= 0) {
         uint8_t *to = view->raw ? view->raw : (uint8_t *)view->wide;
 
-        status = cabe_index_file_read(exact->fd, to, (uint64_t)n * row, CABE_INDEX_HEADER_BYTES + at, exact->path, err);
+        status = cabe_index_file_read(exact->fd, to, (uint64_t)n * row, CABE_INDEX_HEADER_BYTES + at,
+                                      exact->path, err);
         if (status == CABE_OK && view->scales)
             status = cabe_index_file_read(exact->fd, view->scales, (uint64_t)n * sizeof(float),
                                           CABE_INDEX_HEADER_BYTES + (uint64_t)head->n_rows * row +
@@ -210,7 +215,8 @@ enum cabe_status cabe_exact_rows(const struct cabe_exact *exact, const struct ca
     return CABE_OK;
 }
 
-static enum cabe_status exact_get(const struct cabe_index *index, int64_t row, float *out, struct cabe_error *err)
+static enum cabe_status exact_get(const struct cabe_index *index, int64_t row, float *out,
+                                  struct cabe_error *err)
 {
     const struct cabe_exact *exact = (const struct cabe_exact *)index;
     struct cabe_arena arena = {0};
@@ -237,8 +243,10 @@ static enum cabe_status exact_get(const struct cabe_index *index, int64_t row, f
 static enum cabe_status exact_save(const struct cabe_index *index, const char *path, struct cabe_error *err)
 {
     const struct cabe_exact *exact = (const struct cabe_exact *)index;
-    struct cabe_index_header header = {.dtype = index->config.dtype, .metric = index->config.metric,
-                                       .dim = index->config.dim, .n_rows = index->n_rows};
+    struct cabe_index_header header = {.dtype = index->config.dtype,
+                                       .metric = index->config.metric,
+                                       .dim = index->config.dim,
+                                       .n_rows = index->n_rows};
     struct cabe_index_writer writer;
     enum cabe_status status;
 
@@ -247,9 +255,11 @@ static enum cabe_status exact_save(const struct cabe_index *index, const char *p
     strcpy(header.kind, cabe_index_exact.name);
     status = cabe_index_writer_begin(&writer, path, err);
     if (status == CABE_OK)
-        status = cabe_index_writer_append(&writer, exact->rows, (uint64_t)index->n_rows * row_bytes(&index->config), err);
+        status = cabe_index_writer_append(&writer, exact->rows,
+                                          (uint64_t)index->n_rows * row_bytes(&index->config), err);
     if (status == CABE_OK && exact->scales)
-        status = cabe_index_writer_append(&writer, exact->scales, (uint64_t)index->n_rows * sizeof(float), err);
+        status =
+            cabe_index_writer_append(&writer, exact->scales, (uint64_t)index->n_rows * sizeof(float), err);
     if (status == CABE_OK)
         status = cabe_index_writer_end(&writer, &header, err);
     cabe_index_writer_drop(&writer);
@@ -258,8 +268,11 @@ static enum cabe_status exact_save(const struct cabe_index *index, const char *p
 
 static struct cabe_index_config config_of(const struct cabe_index_header *header)
 {
-    return (struct cabe_index_config){.kind = cabe_index_exact.name, .dim = header->dim, .dtype = header->dtype,
-                                      .metric = header->metric, .capacity = header->n_rows};
+    return (struct cabe_index_config){.kind = cabe_index_exact.name,
+                                      .dim = header->dim,
+                                      .dtype = header->dtype,
+                                      .metric = header->metric,
+                                      .capacity = header->n_rows};
 }
 
 static uint64_t exact_load_bytes(const struct cabe_index_header *header, enum cabe_index_place place)
@@ -269,10 +282,12 @@ static uint64_t exact_load_bytes(const struct cabe_index_header *header, enum ca
     return place == CABE_INDEX_RESIDENT ? cabe_index_bytes(&config) : 0;
 }
 
-static enum cabe_status read_resident(struct cabe_exact *exact, int fd, const char *path, struct cabe_error *err)
+static enum cabe_status read_resident(struct cabe_exact *exact, int fd, const char *path,
+                                      struct cabe_error *err)
 {
     uint64_t bytes = (uint64_t)exact->head.n_rows * row_bytes(&exact->head.config);
-    enum cabe_status status = cabe_index_file_read(fd, exact->rows, bytes, CABE_INDEX_HEADER_BYTES, path, err);
+    enum cabe_status status =
+        cabe_index_file_read(fd, exact->rows, bytes, CABE_INDEX_HEADER_BYTES, path, err);
 
     if (status == CABE_OK && exact->scales)
         status = cabe_index_file_read(fd, exact->scales, (uint64_t)exact->head.n_rows * sizeof(float),
@@ -289,16 +304,19 @@ static enum cabe_status check_resident(const struct cabe_exact *exact, uint64_t 
     XXH3_INITSTATE(&hash);
     XXH3_64bits_reset(&hash);
     if (exact->rows)
-        XXH3_64bits_update(&hash, exact->rows, (size_t)((uint64_t)exact->head.n_rows * row_bytes(&exact->head.config)));
+        XXH3_64bits_update(&hash, exact->rows,
+                           (size_t)((uint64_t)exact->head.n_rows * row_bytes(&exact->head.config)));
     if (exact->scales)
         XXH3_64bits_update(&hash, exact->scales, (size_t)exact->head.n_rows * sizeof(float));
     if (XXH3_64bits_digest(&hash) != wanted)
-        return cabe_fail(err, CABE_ERR_FORMAT, "%s: the rows are damaged: their checksum is %016llx, wanted %016llx",
-                         path, (unsigned long long)XXH3_64bits_digest(&hash), (unsigned long long)wanted);
+        return cabe_fail(err, CABE_ERR_FORMAT,
+                         "%s: the rows are damaged: their checksum is %016llx, wanted %016llx", path,
+                         (unsigned long long)XXH3_64bits_digest(&hash), (unsigned long long)wanted);
     return CABE_OK;
 }
 
-static enum cabe_status check_header(const struct cabe_index_header *header, const char *path, struct cabe_error *err)
+static enum cabe_status check_header(const struct cabe_index_header *header, const char *path,
+                                     struct cabe_error *err)
 {
     struct cabe_index_config config = config_of(header);
     uint64_t row, bytes;
@@ -316,7 +334,8 @@ static enum cabe_status check_header(const struct cabe_index_header *header, con
 
 static enum cabe_status exact_load(struct cabe_index **out, int fd, const struct cabe_index_header *header,
                                    enum cabe_index_place place, struct cabe_ledger *ledger,
-                                   const struct cabe_kernels *kernels, const char *path, struct cabe_error *err)
+                                   const struct cabe_kernels *kernels, const char *path,
+                                   struct cabe_error *err)
 {
     struct cabe_index_config config = config_of(header);
     enum cabe_status status = check_header(header, path, err);

@@ -1,7 +1,7 @@
 /*
- * Top-k search: queries are the weights of a matrix product, packed a block at a time; members take blocks of rows,
- * and each keeps the k best of every query for itself. The k best of those lists are the k best of all rows, whoever
- * saw them, because the order of hits is total.
+ * Top-k search: queries are the weights of a matrix product, packed a block at a time; members take blocks of
+ * rows, and each keeps the k best of every query for itself. The k best of those lists are the k best of all
+ * rows, whoever saw them, because the order of hits is total.
  */
 #include <stdatomic.h>
 #include <string.h>
@@ -17,9 +17,9 @@
 
 struct member {
     struct cabe_exact_view view;
-    float *scores;          /* [ROWS_MAX][queries] */
-    struct cabe_hit *best;  /* [queries][k] */
-    int64_t *n_best;        /* [queries] */
+    float *scores;         /* [ROWS_MAX][queries] */
+    struct cabe_hit *best; /* [queries][k] */
+    int64_t *n_best;       /* [queries] */
     void *matmul;
     enum cabe_status status;
     struct cabe_error err;
@@ -33,10 +33,10 @@ struct search {
     int n_members;
     struct cabe_hit *hits;
     int32_t *n_hits;
-    float *unit;   /* [block][dim], COSINE */
+    float *unit; /* [block][dim], COSINE */
     void *panels, *packing;
     struct member *member;
-    atomic_int stop;        /* relaxed: only a wish to end early; the barriers order the rest */
+    atomic_int stop;          /* relaxed: only a wish to end early; the barriers order the rest */
     atomic_int_fast64_t done; /* rows times blocks, for progress */
     uint64_t reported_ns;
 };
@@ -48,8 +48,11 @@ static void place(struct search *s, struct cabe_arena *arena)
     uint64_t dim = (uint64_t)head->config.dim, block = (uint64_t)s->block;
     struct member one;
 
-    s->unit = head->config.metric == CABE_METRIC_COSINE ? cabe_arena_take(arena, block * dim, sizeof(float), 64) : NULL;
-    s->panels = cabe_arena_take(arena, 1, cabe_packed_bytes(CABE_F32, CABE_PANELS, s->block, (int64_t)dim), 64);
+    s->unit = head->config.metric == CABE_METRIC_COSINE
+                  ? cabe_arena_take(arena, block * dim, sizeof(float), 64)
+                  : NULL;
+    s->panels =
+        cabe_arena_take(arena, 1, cabe_packed_bytes(CABE_F32, CABE_PANELS, s->block, (int64_t)dim), 64);
     s->packing = cabe_arena_take(arena, 1, cabe_matmul_pack_scratch_bytes((int64_t)dim), 64);
     s->member = cabe_arena_take(arena, (uint64_t)s->n_members, sizeof *s->member, 64);
     for (int m = 0; m < s->n_members; m++) {
@@ -59,11 +62,13 @@ static void place(struct search *s, struct cabe_arena *arena)
         to->scores = cabe_arena_take(arena, ROWS_MAX * block, sizeof(float), 64);
         to->best = cabe_arena_take(arena, block * (uint64_t)s->k, sizeof *to->best, 64);
         to->n_best = cabe_arena_take(arena, block, sizeof *to->n_best, 64);
-        to->matmul = cabe_arena_take(arena, 1, cabe_matmul_scratch_bytes(head->kernels, ROWS_MAX, (int64_t)dim), 64);
+        to->matmul =
+            cabe_arena_take(arena, 1, cabe_matmul_scratch_bytes(head->kernels, ROWS_MAX, (int64_t)dim), 64);
     }
 }
 
-static void set_sizes(struct search *s, const struct cabe_index *index, int64_t n_queries, int64_t k, int n_members)
+static void set_sizes(struct search *s, const struct cabe_index *index, int64_t n_queries, int64_t k,
+                      int n_members)
 {
     memset(s, 0, sizeof *s);
     s->exact = (const struct cabe_exact *)index;
@@ -85,8 +90,8 @@ uint64_t cabe_exact_search_bytes(const struct cabe_index *index, int64_t n_queri
     return arena.used_bytes == UINT64_MAX ? UINT64_MAX : cabe_pages_round(arena.used_bytes);
 }
 
-uint64_t cabe_index_search_plan(const struct cabe_index_config *config, int64_t n_rows, int64_t n_queries, int64_t k,
-                                const struct cabe_kernels *kernels, int n_members)
+uint64_t cabe_index_search_plan(const struct cabe_index_config *config, int64_t n_rows, int64_t n_queries,
+                                int64_t k, const struct cabe_kernels *kernels, int n_members)
 {
     struct cabe_exact outline;
 
@@ -111,7 +116,8 @@ static int go_on(struct search *s, int member)
         int64_t blocks = (s->n_queries + s->block - 1) / s->block;
 
         s->reported_ns = cabe_clock_ns();
-        cabe_progress_report(s->run->progress, "search", (uint64_t)atomic_load_explicit(&s->done, memory_order_relaxed),
+        cabe_progress_report(s->run->progress, "search",
+                             (uint64_t)atomic_load_explicit(&s->done, memory_order_relaxed),
                              (uint64_t)(blocks * s->exact->head.n_rows), "rows");
     }
     return !atomic_load_explicit(&s->stop, memory_order_relaxed);
@@ -128,8 +134,8 @@ static void pack(struct search *s, int64_t first, int64_t n)
         head->kernels->row.unit(0.0f, queries, s->unit, dim, 0, n);
         queries = s->unit;
     }
-    status = cabe_matmul_pack(CABE_F32, queries, n, CABE_F32, dim, 0, (n + CABE_PANEL - 1) / CABE_PANEL, s->packing,
-                              s->panels, &s->member[0].err);
+    status = cabe_matmul_pack(CABE_F32, queries, n, CABE_F32, dim, 0, (n + CABE_PANEL - 1) / CABE_PANEL,
+                              s->packing, s->panels, &s->member[0].err);
     if (status != CABE_OK)
         fail(s, &s->member[0], status);
 }
@@ -138,9 +144,16 @@ static void pack(struct search *s, int64_t first, int64_t n)
 static void score(struct search *s, struct member *m, int64_t n_queries, int64_t begin, int64_t end)
 {
     const struct cabe_index *head = &s->exact->head;
-    struct cabe_matmul mm = {.w = s->panels, .dtype = CABE_F32, .n = n_queries, .k = head->config.dim,
-                             .t = end - begin, .x_stride = head->config.dim, .out = m->scores,
-                             .out_stride = n_queries, .act = CABE_ACT_NONE, .precision = CABE_PRECISION_HIGH};
+    struct cabe_matmul mm = {.w = s->panels,
+                             .dtype = CABE_F32,
+                             .n = n_queries,
+                             .k = head->config.dim,
+                             .t = end - begin,
+                             .x_stride = head->config.dim,
+                             .out = m->scores,
+                             .out_stride = n_queries,
+                             .act = CABE_ACT_NONE,
+                             .precision = CABE_PRECISION_HIGH};
     enum cabe_status status = cabe_exact_rows(s->exact, &m->view, begin, end - begin, &mm.x, &m->err);
 
     if (status != CABE_OK) {
@@ -207,9 +220,9 @@ static void spread(const struct search *s, int64_t k)
             memmove(s->hits + q * k, s->hits + q * s->k, (size_t)s->n_hits[q] * sizeof *s->hits);
 }
 
-enum cabe_status cabe_exact_search(struct cabe_index *index, const float *queries, int64_t n_queries, int64_t k,
-                                   struct cabe_hit *hits, int32_t *n_hits, const struct cabe_index_run *run,
-                                   struct cabe_error *err)
+enum cabe_status cabe_exact_search(struct cabe_index *index, const float *queries, int64_t n_queries,
+                                   int64_t k, struct cabe_hit *hits, int32_t *n_hits,
+                                   const struct cabe_index_run *run, struct cabe_error *err)
 {
     int n_members = cabe_team_size(run->team);
     uint64_t bytes = cabe_exact_search_bytes(index, n_queries, k, n_members);

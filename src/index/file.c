@@ -48,11 +48,12 @@ static enum cabe_status decode(const uint8_t in[CABE_INDEX_HEADER_BYTES], struct
     char dtype[9] = {0}, metric[9] = {0};
 
     if (memcmp(in, MAGIC, 8) != 0)
-        return cabe_fail(err, CABE_ERR_FORMAT, "%s: not an index of cabe: it does not begin with " MAGIC, path);
+        return cabe_fail(err, CABE_ERR_FORMAT, "%s: not an index of cabe: it does not begin with " MAGIC,
+                         path);
     if (get_u64(in + HASH_AT) != XXH3_64bits(in, HASH_AT))
-        return cabe_fail(err, CABE_ERR_FORMAT, "%s: the header is damaged: its checksum is %016llx, wanted %016llx",
-                         path, (unsigned long long)XXH3_64bits(in, HASH_AT),
-                         (unsigned long long)get_u64(in + HASH_AT));
+        return cabe_fail(
+            err, CABE_ERR_FORMAT, "%s: the header is damaged: its checksum is %016llx, wanted %016llx", path,
+            (unsigned long long)XXH3_64bits(in, HASH_AT), (unsigned long long)get_u64(in + HASH_AT));
     memset(header, 0, sizeof *header);
     memcpy(header->kind, in + 8, 16);
     memcpy(dtype, in + 24, 8);
@@ -60,7 +61,8 @@ static enum cabe_status decode(const uint8_t in[CABE_INDEX_HEADER_BYTES], struct
     header->dtype = cabe_dtype_find(dtype);
     if (header->dtype == CABE_N_DTYPES)
         return cabe_fail(err, CABE_ERR_FORMAT, "%s: dtype \"%s\" is not known", path, dtype);
-    header->metric = strcmp(metric, cabe_metric_name(CABE_METRIC_DOT)) == 0 ? CABE_METRIC_DOT : CABE_METRIC_COSINE;
+    header->metric =
+        strcmp(metric, cabe_metric_name(CABE_METRIC_DOT)) == 0 ? CABE_METRIC_DOT : CABE_METRIC_COSINE;
     if (strcmp(metric, cabe_metric_name(header->metric)) != 0)
         return cabe_fail(err, CABE_ERR_FORMAT, "%s: metric \"%s\" is not known", path, metric);
     if (get_u64(in + 40) < 1 || get_u64(in + 40) > CABE_INDEX_DIM_MAX)
@@ -105,14 +107,15 @@ enum cabe_status cabe_index_file_open(int *fd, struct cabe_index_header *header,
     enum cabe_status status;
     struct stat info;
 
-    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO does not hang the open; stat refuses it next */
+    /* a FIFO does not hang the open; stat refuses it next */
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (*fd < 0)
         return cabe_fail_errno(err, errno, "%s", path);
     if (fstat(*fd, &info) != 0)
         status = cabe_fail_errno(err, errno, "%s", path);
     else if (!S_ISREG(info.st_mode) || info.st_size < CABE_INDEX_HEADER_BYTES)
-        status = cabe_fail(err, CABE_ERR_FORMAT, "%s: not an index of cabe: no file of %d bytes or more", path,
-                           CABE_INDEX_HEADER_BYTES);
+        status = cabe_fail(err, CABE_ERR_FORMAT, "%s: not an index of cabe: no file of %d bytes or more",
+                           path, CABE_INDEX_HEADER_BYTES);
     else
         status = cabe_index_file_read(*fd, bytes, sizeof bytes, 0, path, err);
     if (status == CABE_OK)
@@ -138,7 +141,8 @@ enum cabe_status cabe_index_file_check(int fd, const struct cabe_index_header *h
     XXH3_64bits_reset(&hash);
     for (uint64_t done = 0; done < header->payload_bytes;) {
         uint64_t left = header->payload_bytes - done, n = left < sizeof piece ? left : sizeof piece;
-        enum cabe_status status = cabe_index_file_read(fd, piece, n, CABE_INDEX_HEADER_BYTES + done, path, err);
+        enum cabe_status status =
+            cabe_index_file_read(fd, piece, n, CABE_INDEX_HEADER_BYTES + done, path, err);
 
         if (status != CABE_OK)
             return status;
@@ -146,9 +150,9 @@ enum cabe_status cabe_index_file_check(int fd, const struct cabe_index_header *h
         done += n;
     }
     if (XXH3_64bits_digest(&hash) != header->payload_hash)
-        return cabe_fail(err, CABE_ERR_FORMAT, "%s: the rows are damaged: their checksum is %016llx, wanted %016llx",
-                         path, (unsigned long long)XXH3_64bits_digest(&hash),
-                         (unsigned long long)header->payload_hash);
+        return cabe_fail(
+            err, CABE_ERR_FORMAT, "%s: the rows are damaged: their checksum is %016llx, wanted %016llx", path,
+            (unsigned long long)XXH3_64bits_digest(&hash), (unsigned long long)header->payload_hash);
     return CABE_OK;
 }
 
@@ -172,7 +176,8 @@ static enum cabe_status write_at(int fd, const void *data, uint64_t bytes, uint6
     return CABE_OK;
 }
 
-enum cabe_status cabe_index_writer_begin(struct cabe_index_writer *writer, const char *path, struct cabe_error *err)
+enum cabe_status cabe_index_writer_begin(struct cabe_index_writer *writer, const char *path,
+                                         struct cabe_error *err)
 {
     size_t room = strlen(path) + 32;
 
@@ -199,8 +204,8 @@ enum cabe_status cabe_index_writer_begin(struct cabe_index_writer *writer, const
 enum cabe_status cabe_index_writer_append(struct cabe_index_writer *writer, const void *data, uint64_t bytes,
                                           struct cabe_error *err)
 {
-    enum cabe_status status = write_at(writer->fd, data, bytes, CABE_INDEX_HEADER_BYTES + writer->n_bytes,
-                                       writer->beside, err);
+    enum cabe_status status =
+        write_at(writer->fd, data, bytes, CABE_INDEX_HEADER_BYTES + writer->n_bytes, writer->beside, err);
 
     if (status == CABE_OK) {
         XXH3_64bits_update(&writer->hash, data, (size_t)bytes);

@@ -32,8 +32,8 @@ static enum cabe_status check_config(const struct cabe_index_config *config, str
         return cabe_fail(err, CABE_ERR_ARGUMENT, "index: rows of %lld values, wanted 1 to %d",
                          (long long)config->dim, CABE_INDEX_DIM_MAX);
     if (config->capacity < 0 || config->capacity > CABE_INDEX_ROWS_MAX)
-        return cabe_fail(err, CABE_ERR_ARGUMENT, "index: %lld rows, wanted 0 to %lld", (long long)config->capacity,
-                         (long long)CABE_INDEX_ROWS_MAX);
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "index: %lld rows, wanted 0 to %lld",
+                         (long long)config->capacity, (long long)CABE_INDEX_ROWS_MAX);
     if (config->dtype != CABE_F32 && config->dtype != CABE_F16 && config->dtype != CABE_I8)
         return cabe_fail(err, CABE_ERR_UNSUPPORTED, "index: rows of dtype %s, wanted f32, f16 or int8",
                          cabe_dtype_name(config->dtype));
@@ -92,18 +92,20 @@ enum cabe_status cabe_index_train(struct cabe_index *index, const float *rows, i
     return status == CABE_OK ? index->kind->train(index, rows, n, run, err) : status;
 }
 
-enum cabe_status cabe_index_add(struct cabe_index *index, const float *rows, int64_t n, struct cabe_error *err)
+enum cabe_status cabe_index_add(struct cabe_index *index, const float *rows, int64_t n,
+                                struct cabe_error *err)
 {
     enum cabe_status status;
 
     if (n < 0 || n > index->config.capacity - index->n_rows)
-        return cabe_fail(err, CABE_ERR_LIMIT, "index: %lld rows more than the %lld of %lld it has", (long long)n,
-                         (long long)index->n_rows, (long long)index->config.capacity);
+        return cabe_fail(err, CABE_ERR_LIMIT, "index: %lld rows more than the %lld of %lld it has",
+                         (long long)n, (long long)index->n_rows, (long long)index->config.capacity);
     status = check_finite(rows, n, index->config.dim, "row", err);
     return status == CABE_OK ? index->kind->add(index, rows, n, err) : status;
 }
 
-enum cabe_status cabe_index_get(const struct cabe_index *index, int64_t row, float *out, struct cabe_error *err)
+enum cabe_status cabe_index_get(const struct cabe_index *index, int64_t row, float *out,
+                                struct cabe_error *err)
 {
     if (row < 0 || row >= index->n_rows)
         return cabe_fail(err, CABE_ERR_ARGUMENT, "index: row %lld of %lld", (long long)row,
@@ -116,9 +118,9 @@ uint64_t cabe_index_search_bytes(const struct cabe_index *index, int64_t n_queri
     return index->kind->search_bytes(index, n_queries, k, n_members);
 }
 
-enum cabe_status cabe_index_search(struct cabe_index *index, const float *queries, int64_t n_queries, int64_t k,
-                                   struct cabe_hit *hits, int32_t *n_hits, const struct cabe_index_run *run,
-                                   struct cabe_error *err)
+enum cabe_status cabe_index_search(struct cabe_index *index, const float *queries, int64_t n_queries,
+                                   int64_t k, struct cabe_hit *hits, int32_t *n_hits,
+                                   const struct cabe_index_run *run, struct cabe_error *err)
 {
     enum cabe_status status;
 
@@ -137,8 +139,8 @@ enum cabe_status cabe_index_save(const struct cabe_index *index, const char *pat
 }
 
 /* Opens a file and finds its kind; on CABE_OK `*fd` is open. */
-static enum cabe_status open_file(int *fd, const struct cabe_index_kind **kind, struct cabe_index_header *header,
-                                  const char *path, struct cabe_error *err)
+static enum cabe_status open_file(int *fd, const struct cabe_index_kind **kind,
+                                  struct cabe_index_header *header, const char *path, struct cabe_error *err)
 {
     enum cabe_status status = cabe_index_file_open(fd, header, path, err);
 
@@ -147,7 +149,8 @@ static enum cabe_status open_file(int *fd, const struct cabe_index_kind **kind, 
     *kind = find_kind(header->kind);
     if (!*kind) {
         close(*fd);
-        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: index kind \"%s\": there is \"exact\"", path, header->kind);
+        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: index kind \"%s\": there is \"exact\"", path,
+                         header->kind);
     }
     return CABE_OK;
 }

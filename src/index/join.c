@@ -1,13 +1,14 @@
 /*
  * The self-join: every pair of rows once.
  *
- * Rows are cut into blocks of columns. A member takes a block, packs its rows as the weights of a product, and
- * multiplies the rows from the block's first to the last one with it, a tile at a time: the half of the square below
- * the diagonal. Each tile is scanned for scores over the threshold while it is in cache. A score is one chain of
- * fused multiply-adds along the row, the same whichever of the two rows is the weight.
+ * Rows are cut into blocks of columns. A member takes a block, packs its rows as the weights of a product,
+ * and multiplies the rows from the block's first to the last one with it, a tile at a time: the half of the
+ * square below the diagonal. Each tile is scanned for scores over the threshold while it is in cache. A score
+ * is one chain of fused multiply-adds along the row, the same whichever of the two rows is the weight.
  *
- * Every row keeps its k best hits in a heap; several members may offer to one row, so heaps are guarded by a few
- * spin locks. The order of hits is total: what a heap holds in the end does not depend on who offered first.
+ * Every row keeps its k best hits in a heap; several members may offer to one row, so heaps are guarded by a
+ * few spin locks. The order of hits is total: what a heap holds in the end does not depend on who offered
+ * first.
  */
 #include <math.h>
 #include <sched.h>
@@ -58,8 +59,8 @@ struct work {
     int n_members;
     atomic_flag *lock; /* [LOCKS] */
     struct member *member;
-    atomic_int stop;              /* relaxed: only a wish to end early */
-    atomic_uint_fast64_t done;    /* pairs, for progress */
+    atomic_int stop;           /* relaxed: only a wish to end early */
+    atomic_uint_fast64_t done; /* pairs, for progress */
     uint64_t reported_ns;
 };
 
@@ -111,8 +112,8 @@ static void set_sizes(struct work *w, struct cabe_join *join, const struct cabe_
     join->k = config->k;
 }
 
-struct cabe_join_bytes cabe_join_measure(const struct cabe_index *index, const struct cabe_join_config *config,
-                                         int n_members)
+struct cabe_join_bytes cabe_join_measure(const struct cabe_index *index,
+                                         const struct cabe_join_config *config, int n_members)
 {
     struct cabe_arena output = {0}, work = {0};
     struct cabe_join_bytes bytes = {0};
@@ -130,8 +131,8 @@ struct cabe_join_bytes cabe_join_measure(const struct cabe_index *index, const s
 }
 
 struct cabe_join_bytes cabe_join_plan(const struct cabe_index_config *index, int64_t n_rows,
-                                      const struct cabe_join_config *config, const struct cabe_kernels *kernels,
-                                      int n_members)
+                                      const struct cabe_join_config *config,
+                                      const struct cabe_kernels *kernels, int n_members)
 {
     struct cabe_exact outline;
 
@@ -176,8 +177,8 @@ static int go_on(struct work *w, int member)
         fail(w, m, cabe_fail(&m->err, CABE_ERR_CANCELLED, "self-join stopped on request"));
     if (member == 0 && cabe_clock_ns() - w->reported_ns > 250000000u) {
         w->reported_ns = cabe_clock_ns();
-        cabe_progress_report(w->run->progress, "compare", atomic_load_explicit(&w->done, memory_order_relaxed),
-                             n * (n - 1) / 2, "pairs");
+        cabe_progress_report(w->run->progress, "compare",
+                             atomic_load_explicit(&w->done, memory_order_relaxed), n * (n - 1) / 2, "pairs");
     }
     return !atomic_load_explicit(&w->stop, memory_order_relaxed);
 }
@@ -209,17 +210,23 @@ static void join_block(struct work *w, int member, int64_t column)
 {
     const struct cabe_index *head = &w->exact->head;
     struct member *m = &w->member[member];
-    int64_t n = head->n_rows, dim = head->config.dim, columns = n - column < w->columns ? n - column : w->columns;
+    int64_t n = head->n_rows, dim = head->config.dim;
+    int64_t columns = n - column < w->columns ? n - column : w->columns;
     enum cabe_status status;
     const float *block;
 
     status = cabe_exact_rows(w->exact, &m->columns, column, columns, &block, &m->err);
     if (status == CABE_OK)
-        status = cabe_matmul_pack(CABE_F32, block, columns, CABE_F32, dim, 0, (columns + CABE_PANEL - 1) / CABE_PANEL,
-                                  m->packing, m->panels, &m->err);
+        status = cabe_matmul_pack(CABE_F32, block, columns, CABE_F32, dim, 0,
+                                  (columns + CABE_PANEL - 1) / CABE_PANEL, m->packing, m->panels, &m->err);
     for (int64_t row = column; status == CABE_OK && row < n && go_on(w, member); row += ROWS_MAX) {
-        struct cabe_matmul mm = {.w = m->panels, .dtype = CABE_F32, .k = dim, .x_stride = dim, .out = m->scores,
-                                 .act = CABE_ACT_NONE, .precision = CABE_PRECISION_HIGH};
+        struct cabe_matmul mm = {.w = m->panels,
+                                 .dtype = CABE_F32,
+                                 .k = dim,
+                                 .x_stride = dim,
+                                 .out = m->scores,
+                                 .act = CABE_ACT_NONE,
+                                 .precision = CABE_PRECISION_HIGH};
 
         mm.t = n - row < ROWS_MAX ? n - row : ROWS_MAX;
         mm.n = row + mm.t - column < columns ? row + mm.t - column : columns;
@@ -253,10 +260,12 @@ static void join_member(struct cabe_team *team, int member, void *arg)
             join_block(w, member, begin * w->columns);
     cabe_team_barrier(team, member);
     for (int64_t i = member; i < join->n_rows; i += w->n_members)
-        cabe_best_sort(join->hits + i * join->k, atomic_load_explicit(&join->list[i].n, memory_order_relaxed));
+        cabe_best_sort(join->hits + i * join->k,
+                       atomic_load_explicit(&join->list[i].n, memory_order_relaxed));
 }
 
-static enum cabe_status run_work(struct cabe_join *join, struct work *w, uint64_t bytes, struct cabe_error *err)
+static enum cabe_status run_work(struct cabe_join *join, struct work *w, uint64_t bytes,
+                                 struct cabe_error *err)
 {
     struct cabe_arena arena = {.size_bytes = bytes};
     enum cabe_status status;
@@ -290,10 +299,11 @@ enum cabe_status cabe_join_run(struct cabe_join **out, struct cabe_index *index,
 
     *out = NULL;
     if (index->kind != &cabe_index_exact)
-        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "a self-join needs an exact index, this is \"%s\"", index->kind->name);
+        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "a self-join needs an exact index, this is \"%s\"",
+                         index->kind->name);
     if (config->k < 1 || !(config->threshold == config->threshold))
-        return cabe_fail(err, CABE_ERR_ARGUMENT, "self-join: %d candidates a row from a score of %g", config->k,
-                         (double)config->threshold);
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "self-join: %d candidates a row from a score of %g",
+                         config->k, (double)config->threshold);
     join = cabe_calloc(1, sizeof *join);
     if (!join)
         return cabe_fail(err, CABE_ERR_OOM, "self-join handle");
@@ -356,8 +366,8 @@ uint64_t cabe_join_pairs(const struct cabe_join *join, struct cabe_pair *out, ui
             if (other < row && lists(join, other, row))
                 continue; /* told when the other row was at its turn */
             if (out && found < n_max)
-                out[found] = (struct cabe_pair){.a = other < row ? other : row, .b = other < row ? row : other,
-                                                .score = hits[h].score};
+                out[found] = (struct cabe_pair){
+                    .a = other < row ? other : row, .b = other < row ? row : other, .score = hits[h].score};
             found++;
         }
     }

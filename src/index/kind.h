@@ -17,7 +17,8 @@ struct cabe_index_kind {
     const char *name;
     uint64_t (*bytes)(const struct cabe_index_config *config);
     enum cabe_status (*open)(struct cabe_index **out, const struct cabe_index_config *config,
-                             struct cabe_ledger *ledger, const struct cabe_kernels *kernels, struct cabe_error *err);
+                             struct cabe_ledger *ledger, const struct cabe_kernels *kernels,
+                             struct cabe_error *err);
     void (*close)(struct cabe_index *index);
     enum cabe_status (*train)(struct cabe_index *index, const float *rows, int64_t n,
                               const struct cabe_index_run *run, struct cabe_error *err);

@@ -203,6 +203,8 @@ static void searches(void **state)
             assert_int_equal(used(&b), before);
             assert_int_equal(high(&b),
                              before + cabe_index_search_bytes(index, nq, k, cabe_team_size(b.team)));
+            assert_int_equal(cabe_index_search_plan(cabe_index_config(index), n, nq, k, kernels, cabe_team_size(b.team)),
+                             cabe_index_search_bytes(index, nq, k, cabe_team_size(b.team)));
             for (int64_t q = 0; q < nq; q++)
                 same_hits(hits + q * k, n_hits[q], want,
                           brute(unit + q * dim, back, n, dim, -1, -INFINITY, want), k, "search", q);
@@ -212,8 +214,9 @@ static void searches(void **state)
         }
 }
 
+/* `planned`: a resident index, whose bytes can be told before it exists. */
 static void check_join(struct bench *b, struct cabe_index *index, const float *back, float threshold,
-                       int32_t k)
+                       int32_t k, int planned)
 {
     struct cabe_join_config config = {.threshold = threshold, .k = k};
     struct cabe_join_bytes bytes = cabe_join_measure(index, &config, cabe_team_size(b->team));
@@ -227,6 +230,12 @@ static void check_join(struct bench *b, struct cabe_index *index, const float *b
     cabe_ledger_mark(b->ledger);
     assert_int_equal(cabe_join_run(&join, index, &config, &b->run, &err), CABE_OK);
     assert_int_equal(used(b), before + bytes.output_bytes);
+    if (planned) {
+        struct cabe_join_bytes plan =
+            cabe_join_plan(cabe_index_config(index), n, &config, kernels, cabe_team_size(b->team));
+
+        assert_memory_equal(&plan, &bytes, sizeof plan);
+    }
     assert_int_equal(high(b), before + bytes.output_bytes + bytes.work_bytes);
     for (int64_t i = 0; i < n; i++) {
         int32_t n_got;
@@ -265,11 +274,11 @@ static void joins(void **state)
             index = index_of(&b, rows, sizes[s].n, sizes[s].dim, dtypes[kind % 3],
                              kind < 9 ? CABE_METRIC_COSINE : CABE_METRIC_DOT);
             back = stored(index);
-            check_join(&b, index, back, 0.5f, 4);
-            check_join(&b, index, back, -INFINITY, 3);
-            check_join(&b, index, back, INFINITY, 3);
+            check_join(&b, index, back, 0.5f, 4, 1);
+            check_join(&b, index, back, -INFINITY, 3, 1);
+            check_join(&b, index, back, INFINITY, 3, 1);
             if (sizes[s].n > 1) /* the threshold is a score that occurs */
-                check_join(&b, index, back, dot(back, back + sizes[s].dim, sizes[s].dim), 1000);
+                check_join(&b, index, back, dot(back, back + sizes[s].dim, sizes[s].dim), 1000, 1);
             cabe_index_close(index);
             bench_close(&b);
             free(rows), free(back);
@@ -317,7 +326,7 @@ static void files(void **state)
             assert_int_equal(cabe_index_search(index, rows, 3, K, hits[0], n_hits[0], &b.run, &err), CABE_OK);
             assert_int_equal(cabe_index_search(again, rows, 3, K, hits[1], n_hits[1], &b.run, &err), CABE_OK);
             assert_memory_equal(hits[0], hits[1], sizeof hits[0]);
-            check_join(&b, again, back, 0.6f, 6);
+            check_join(&b, again, back, 0.6f, 6, place == CABE_INDEX_RESIDENT);
             cabe_index_close(again);
             cabe_index_close(index);
             bench_close(&b);
