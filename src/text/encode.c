@@ -217,6 +217,7 @@ static enum cabe_status encode_between(const struct encoder *e, size_t begin, si
         struct cabe_piece piece = {e->text + at, NULL, stop - at, (uint32_t)at};
         enum cabe_status status;
 
+        e->work->cut_at = at > begin && e->text[at] != ' ' ? (uint32_t)at : UINT32_MAX;
         e->work->output_max = GROWTH_MAX * (piece.n < 256 ? 256 : piece.n);
         status = cabe_normalize(e->tokenizer, e->work, &piece, at == begin, stop == end, err);
         if (status == CABE_OK)

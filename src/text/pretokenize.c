@@ -105,8 +105,9 @@ static enum cabe_status meta_fill(const struct words *w, const struct cabe_step 
     struct cabe_range first = cabe_piece_align(piece, 0, cabe_utf8_length(piece->bytes[0]));
     int has_mark = piece->bytes[0] == ' ' ||
                    (piece->n >= mark_bytes && memcmp(piece->bytes, mark, mark_bytes) == 0);
-    int prepends = !has_mark && ((rule->flags & CABE_META_PREPEND_ALWAYS) ||
-                                 ((rule->flags & CABE_META_PREPEND_FIRST) && first.begin == 0));
+    int is_start = (rule->flags & CABE_META_PREPEND_ALWAYS) ||
+                   ((rule->flags & CABE_META_PREPEND_FIRST) && first.begin == 0);
+    int prepends = is_start && !has_mark && first.begin != w->work->cut_at;
     enum cabe_status status;
 
     for (size_t i = 0; i < piece->n; i++)

@@ -58,6 +58,7 @@ struct cabe_encode_work {
     struct cabe_normal_chars pending, sorted, blocked;
     size_t output_max; /* bytes: a normaliser that makes more of one piece is refused */
     size_t n_stop;     /* tokens after which nothing more is wanted */
+    uint32_t cut_at;   /* a word was cut here: what begins here begins no word; UINT32_MAX: none was */
 };
 
 static inline struct cabe_range cabe_piece_align(const struct cabe_piece *piece, size_t at, size_t char_bytes)

@@ -180,6 +180,28 @@ static void test_long_text_is_the_same_in_pieces(void **state)
     free(text);
 }
 
+/* Longer than any piece and without a space: cut, but still one word. */
+static void test_long_word_is_one_word(void **state)
+{
+    struct opened o = open_json(unigram_json);
+    struct cabe_encode_options options = {0, 0};
+    struct cabe_error err = {0};
+    size_t n = 600000;
+    char *text = malloc(n);
+
+    (void)state;
+    assert_non_null(text);
+    memset(text, 'l', n);
+    assert_int_equal(cabe_tokenizer_encode(o.tokenizer, text, n, &options, &o.encoding, &err), CABE_OK);
+    assert_int_equal(o.encoding.n, n + 1);
+    assert_int_equal(o.encoding.ids[0], 1);
+    for (size_t i = 1; i <= n; i++)
+        assert_true(o.encoding.ids[i] == 3 && o.encoding.end[i] == i);
+    assert_true(o.encoding.work_bytes < 32u << 20);
+    free(text);
+    close_opened(&o);
+}
+
 static void expect_refusal(const char *text, enum cabe_status wanted, const char *part)
 {
     struct cabe_error err = {0};
@@ -314,6 +336,7 @@ int main(void)
         cmocka_unit_test(test_unigram),
         cmocka_unit_test(test_ill_formed_text),
         cmocka_unit_test(test_long_text_is_the_same_in_pieces),
+        cmocka_unit_test(test_long_word_is_one_word),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_damaged_blocks),
         cmocka_unit_test(test_every_allocation_may_fail),
