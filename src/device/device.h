@@ -90,7 +90,7 @@ struct cabe_weights {
 
 struct cabe_program_bytes {
     uint64_t activations; /* temporaries, inputs, outputs, kernel scratch of all members; as such in the ledger */
-    uint64_t window;      /* on the device, for streamed segments: two of the largest, or the only one; as staging */
+    uint64_t window;      /* on the device: two slots, each for every second streamed segment; as staging */
     uint64_t staging;     /* on the host: the reader of streamed segments, its stack and what it transfers; likewise */
 };
 

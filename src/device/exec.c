@@ -7,7 +7,7 @@
 #include "device/program.h"
 #include "device/steps.h"
 
-#define TILES_A_MEMBER 64 /* chunks that a member takes of a big loop: enough to even out, few to ask for */
+#define CHUNKS_A_MEMBER 64 /* that a member takes of a big loop: enough to even out, few to ask for */
 
 struct cabe_exec {
     struct cabe_program *program;
@@ -218,7 +218,7 @@ static void step_matmul(const struct cabe_exec *exec, struct cabe_team *team, in
 
     describe_matmul(exec, &program->nodes[step->node], &mm);
     tiles = cabe_matmul_tiles(exec->kernels, &mm);
-    chunk = 1 + tiles / ((int64_t)TILES_A_MEMBER * exec->n_members);
+    chunk = 1 + tiles / ((int64_t)CHUNKS_A_MEMBER * exec->n_members);
     while (cabe_team_next(team, tiles, chunk, &begin, &end))
         cabe_matmul_run(exec->kernels, &mm, shared, member_scratch(exec, member), begin, end);
 }
@@ -233,7 +233,7 @@ static void step_attention(const struct cabe_exec *exec, struct cabe_team *team,
     const int32_t *order = (const int32_t *)(const void *)(program->block->host + program->placing.order) +
                            (int64_t)step->order * program->bounds[CABE_SYM_SEQUENCES];
     int64_t n_items = program->symbols[CABE_SYM_SEQUENCES] * node->n_heads, begin, end;
-    int64_t chunk = 1 + n_items / ((int64_t)TILES_A_MEMBER * exec->n_members);
+    int64_t chunk = 1 + n_items / ((int64_t)CHUNKS_A_MEMBER * exec->n_members);
     int64_t d = node->head_dim, group = node->n_heads / node->n_kv_heads;
     int64_t stride = n_cols(exec, node->in[0]), out_stride = n_cols(exec, node->out);
 

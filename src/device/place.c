@@ -71,19 +71,21 @@ static void look_at(const struct cabe_graph *graph, const struct cabe_node *node
 static void place_window(const struct cabe_graph *graph, const uint8_t *streamed, int is_host_device,
                          struct cabe_placing *placing)
 {
+    uint64_t largest, *slot = placing->slot_bytes;
     int32_t n_streamed = 0;
 
     for (int32_t s = 0; s < cabe_graph_n_segments(graph); s++)
         if (streamed && streamed[s] && cabe_segment_streams(graph, s)) {
-            placing->slot_bytes = larger(placing->slot_bytes, cabe_graph_segment_bytes(graph, s));
+            slot[n_streamed % 2] = larger(slot[n_streamed % 2], cabe_graph_segment_bytes(graph, s));
             n_streamed++;
         }
     if (n_streamed == 0)
         return;
-    placing->n_slots = n_streamed == 1 ? 1 : 2;
+    if (__builtin_add_overflow(slot[0], slot[1], &placing->window_bytes))
+        placing->window_bytes = UINT64_MAX;
+    largest = larger(slot[0], slot[1]);
     if (!is_host_device)
-        placing->chunk_bytes =
-            placing->slot_bytes < CABE_STREAM_CHUNK_BYTES ? placing->slot_bytes : CABE_STREAM_CHUNK_BYTES;
+        placing->chunk_bytes = largest < CABE_STREAM_CHUNK_BYTES ? largest : CABE_STREAM_CHUNK_BYTES;
     placing->staging_bytes = CABE_STREAM_STACK_BYTES + placing->chunk_bytes;
 }
 
@@ -121,11 +123,9 @@ void cabe_program_measure(const struct cabe_graph *graph, const int64_t bounds[C
                           int n_members, struct cabe_program_bytes *bytes)
 {
     struct cabe_placing placing;
-    uint64_t window;
 
     cabe_program_place(graph, bounds, streamed, is_host_device, kernels, n_members, NULL, &placing);
-    window = times(placing.slot_bytes, (uint64_t)placing.n_slots);
     bytes->activations = cabe_pages_round(placing.block_bytes);
-    bytes->window = placing.n_slots ? cabe_pages_round(window) : 0;
+    bytes->window = placing.window_bytes ? cabe_pages_round(placing.window_bytes) : 0;
     bytes->staging = placing.staging_bytes ? cabe_pages_round(placing.staging_bytes) : 0;
 }

@@ -193,18 +193,17 @@ static enum cabe_status alloc_memory(struct cabe_program *program, struct cabe_e
                          (long long)program->bounds[CABE_SYM_SEQUENCES]);
     status = cabe_buffer_alloc_resident(&program->block, program->device, placing->block_bytes,
                                         CABE_PURPOSE_ACTIVATIONS, program->place, err);
-    if (status != CABE_OK || placing->n_slots == 0)
+    if (status != CABE_OK || placing->window_bytes == 0)
         return status;
     status = cabe_buffer_alloc_resident(&program->window, program->device,
-                                        placing->slot_bytes * (uint64_t)placing->n_slots, CABE_PURPOSE_STAGING,
-                                        program->place, err);
+                                        placing->window_bytes, CABE_PURPOSE_STAGING, program->place,
+                                        err);
     if (status != CABE_OK)
         return status;
     for (int32_t s = 0; s < program->n_segments; s++)
         if (program->segments[s].stream >= 0) {
             program->segments[s].buffer = program->window;
-            program->segments[s].offset =
-                placing->slot_bytes * (uint64_t)(program->segments[s].stream % placing->n_slots);
+            program->segments[s].offset = program->segments[s].stream % 2 ? placing->slot_bytes[0] : 0;
         }
     return alloc_staging(program, err);
 }

@@ -12,8 +12,8 @@ struct cabe_placing {
     uint64_t member_bytes;
     uint64_t order;        /* [attention offsets][sequences] i32: sequences, longest first */
     uint64_t block_bytes;
-    uint64_t slot_bytes;   /* of the window; slot k % n_slots holds the k-th streamed segment */
-    int n_slots;
+    uint64_t slot_bytes[2]; /* of the window; slot k % 2 holds the k-th streamed segment, the second lies behind */
+    uint64_t window_bytes;
     uint64_t chunk_bytes;  /* staging: what is read before it is uploaded; 0 where it is read in place */
     uint64_t staging_bytes; /* the chunk and the reader's stack */
     int n_orders;

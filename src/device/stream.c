@@ -26,9 +26,9 @@ struct cabe_stream {
     struct cabe_error err;
 };
 
-static int slot_of(const struct cabe_stream *stream, int32_t k)
+static int slot_of(int32_t k)
 {
-    return k % stream->program->placing.n_slots;
+    return k % 2;
 }
 
 static const struct cabe_program_segment *segment_of(const struct cabe_program *program, int32_t k)
@@ -86,7 +86,7 @@ static void *reader(void *arg)
         stream->status = status;
         stream->err = err;
         if (status == CABE_OK)
-            stream->held[slot_of(stream, k)] = k;
+            stream->held[slot_of(k)] = k;
         stream->wanted = -1;
         pthread_cond_broadcast(&stream->changed);
     }
@@ -159,8 +159,8 @@ void cabe_stream_request(struct cabe_stream *stream, int32_t k, const struct cab
     pthread_mutex_lock(&stream->lock);
     assert(stream->wanted < 0);
     stream->status = CABE_OK;
-    if (stream->held[slot_of(stream, k)] != k) {
-        stream->held[slot_of(stream, k)] = -1;
+    if (stream->held[slot_of(k)] != k) {
+        stream->held[slot_of(k)] = -1;
         stream->cancel = cancel;
         stream->wanted = k;
         pthread_cond_broadcast(&stream->changed);
@@ -175,7 +175,7 @@ enum cabe_status cabe_stream_wait(struct cabe_stream *stream, int32_t k, struct 
     pthread_mutex_lock(&stream->lock);
     while (stream->wanted >= 0)
         pthread_cond_wait(&stream->changed, &stream->lock);
-    if (stream->held[slot_of(stream, k)] != k) {
+    if (stream->held[slot_of(k)] != k) {
         status = stream->status;
         if (err)
             *err = stream->err;

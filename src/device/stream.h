@@ -1,7 +1,7 @@
 /*
  * Streamed segments: a thread that reads the next one into its slot of the window while this one computes.
  *
- * Two slots; segment k lies in slot k % n_slots and stays there until another is asked for in its place, so that one or
+ * Two slots; segment k lies in slot k % 2 and stays there until another is asked for in its place, so that one or
  * two streamed segments are read once. The thread's stack and its chunk are charged to the program's staging.
  *
  * Thread: request, wait and idle by one thread at a time; the reader is the only one that touches the window between a

@@ -149,6 +149,31 @@ static void measures_what_it_reserves(void **state)
         }
 }
 
+/* A table that is larger than all layers together costs its bytes once, not twice. */
+static void a_large_segment_is_not_counted_twice(void **state)
+{
+    struct cabe_graph *g;
+    struct cabe_program_bytes bytes;
+    const struct cabe_kernels *kernels;
+    const uint8_t streamed[3] = {1, 1, 1};
+    cabe_value x;
+
+    (void)state;
+    OK(cabe_kernels_choose(&kernels, &why));
+    OK(cabe_graph_open(&g, &why));
+    x = cabe_graph_gather(g, cabe_graph_weight(g, "table", CABE_F32, CABE_ROWS, 100000, 16),
+                          cabe_graph_input(g, "ids", CABE_I32, TOKENS, ONE(1)), CABE_NO_VALUE);
+    for (int i = 0; i < 2; i++) {
+        cabe_graph_segment(g, "layer");
+        x = cabe_graph_add(g, x, vector(g, i, "b", 16));
+    }
+    cabe_graph_output(g, x, "y");
+    OK(cabe_graph_finish(g, &why));
+    cabe_program_measure(g, batch_bounds, streamed, 1, kernels, 1, &bytes);
+    assert_int_equal(bytes.window, cabe_graph_segment_bytes(g, 0) + 4096);
+    cabe_graph_close(g);
+}
+
 static void refuses_one_page_too_little(void **state)
 {
     struct cabe_graph *g = bert_open(2, CABE_F32, CABE_PRECISION_HIGH);
@@ -430,6 +455,7 @@ int main(void)
         cmocka_unit_test(int8_is_the_same_everywhere),
         cmocka_unit_test(q4_is_the_same_everywhere),
         cmocka_unit_test(measures_what_it_reserves),
+        cmocka_unit_test(a_large_segment_is_not_counted_twice),
         cmocka_unit_test(refuses_one_page_too_little),
         cmocka_unit_test(refuses_bad_inputs),
         cmocka_unit_test(one_run_at_a_time),
