@@ -306,7 +306,7 @@ const struct cabe_command cabe_cmd_analyze = {
     .usage = "analyze FILE... [--model MODEL] [OPTIONS]",
     .summary = "Repeated ideas of texts, with their places",
     .help = "  -m, --model MODEL   encoder of sentences (default: all-minilm-l6-v2)\n"
-            "  --threshold X       cosine from which two sentences are one idea (default: 0.72)\n"
+            "  --threshold X       cosine from which two sentences are one idea (default: 0.70)\n"
             "  --min-words N       shorter sentences are not compared (default: 5)\n"
             "  --rows T            keep embeddings as f32, f16 or int8 (default: by memory)\n"
             "  --all               every group, not only the first 20\n" CLI_MODEL_HELP CLI_COMMON_HELP,

@@ -5,7 +5,7 @@
  * self-join), "report" (pairs, their kind, and groups). The encoder is unloaded before the join.
  *
  * A pair's kind: "verbatim" when both say the same words; "edited" when most words are the same; "paraphrase" when
- * only the meaning is near. A group is what pairs connect, each member near the group's centre.
+ * only the meaning is near. Groups: task/ideas.h.
  *
  * Owner: who opens it; session and encoder outlive it. Thread: one.
  */
@@ -23,7 +23,7 @@ struct cabe_analyze_wishes {
     int per_sentence; /* candidates each sentence keeps; 0: the default */
 };
 
-#define CABE_ANALYZE_THRESHOLD 0.72f
+#define CABE_ANALYZE_THRESHOLD 0.70f
 #define CABE_ANALYZE_MIN_WORDS 5
 #define CABE_ANALYZE_PER_SENTENCE 8
 
@@ -38,7 +38,7 @@ struct cabe_idea_pair {
 
 struct cabe_idea_group {
     uint32_t first, n; /* members[first .. first + n), in order of the text */
-    float score;       /* mean of its pairs */
+    float score;       /* of its strongest pair */
 };
 
 struct cabe_analyze_phase {

@@ -10,13 +10,10 @@ void cabe_ideas_place(struct cabe_ideas *ideas, struct cabe_arena *arena, uint64
     ideas->max_pairs = max_pairs;
     ideas->pair = cabe_arena_take(arena, max_pairs, sizeof *ideas->pair, 64);
     ideas->found = cabe_arena_take(arena, max_pairs, sizeof *ideas->found, 64);
-    ideas->link = cabe_arena_take(arena, max_pairs, 2 * sizeof *ideas->link, 64);
     ideas->group = cabe_arena_take(arena, n, sizeof *ideas->group, 64);
     ideas->member = cabe_arena_take(arena, n, sizeof *ideas->member, 64);
-    ideas->first = cabe_arena_take(arena, n + 1, sizeof *ideas->first, 64);
-    ideas->strength = cabe_arena_take(arena, n, sizeof *ideas->strength, 64);
-    ideas->order = cabe_arena_take(arena, n, sizeof *ideas->order, 64);
-    ideas->taken = cabe_arena_take(arena, n, sizeof *ideas->taken, 64);
+    ideas->of = cabe_arena_take(arena, n, sizeof *ideas->of, 64);
+    ideas->founder = cabe_arena_take(arena, n, 2 * sizeof *ideas->founder, 64);
 }
 
 /* ---- kinds ---- */
@@ -76,8 +73,7 @@ const char *cabe_echo_name(enum cabe_echo echo)
 struct sorting {
     char *base;
     size_t size;
-    int (*after)(const void *a, const void *b, const void *context); /* a comes after b */
-    const void *context;
+    int (*after)(const void *a, const void *b); /* a comes after b */
 };
 
 static void swap(const struct sorting *s, uint64_t i, uint64_t k)
@@ -96,9 +92,9 @@ static void sift(const struct sorting *s, uint64_t at, uint64_t n)
 
         if (child >= n)
             return;
-        if (child + 1 < n && s->after(s->base + (child + 1) * s->size, s->base + child * s->size, s->context))
+        if (child + 1 < n && s->after(s->base + (child + 1) * s->size, s->base + child * s->size))
             child++;
-        if (!s->after(s->base + child * s->size, s->base + at * s->size, s->context))
+        if (!s->after(s->base + child * s->size, s->base + at * s->size))
             return;
         swap(s, at, child);
         at = child;
@@ -115,35 +111,19 @@ static void sort(struct sorting s, uint64_t n)
     }
 }
 
-static int pair_after(const void *a, const void *b, const void *context)
+static int pair_after(const void *a, const void *b)
 {
     const struct cabe_idea_pair *x = a, *y = b;
 
-    (void)context;
     if (x->score != y->score)
         return x->score < y->score;
     return x->a != y->a ? x->a > y->a : x->b > y->b;
 }
 
-static int weaker(const void *a, const void *b, const void *context)
-{
-    const float *strength = context;
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-
-    return strength[x] != strength[y] ? strength[x] < strength[y] : x > y;
-}
-
-static int number_after(const void *a, const void *b, const void *context)
-{
-    (void)context;
-    return *(const uint32_t *)a > *(const uint32_t *)b;
-}
-
-static int group_after(const void *a, const void *b, const void *context)
+static int group_after(const void *a, const void *b)
 {
     const struct cabe_idea_group *x = a, *y = b;
 
-    (void)context;
     if (x->score != y->score)
         return x->score < y->score;
     return x->n != y->n ? x->n < y->n : x->first > y->first;
@@ -151,76 +131,64 @@ static int group_after(const void *a, const void *b, const void *context)
 
 /* ---- groups ---- */
 
-static void link_pairs(struct cabe_ideas *ideas, uint64_t n)
+static void found_group(struct cabe_ideas *ideas, const struct cabe_idea_pair *pair)
 {
-    memset(ideas->first, 0, (n + 1) * sizeof *ideas->first);
-    for (uint64_t i = 0; i < n; i++)
-        ideas->strength[i] = 0;
-    for (uint64_t p = 0; p < ideas->n_pairs; p++) {
-        const struct cabe_idea_pair *pair = &ideas->pair[p];
+    uint64_t g = ideas->n_groups++;
 
-        ideas->first[pair->a + 1]++;
-        ideas->first[pair->b + 1]++;
-        ideas->strength[pair->a] += pair->score;
-        ideas->strength[pair->b] += pair->score;
-    }
-    for (uint64_t i = 0; i < n; i++)
-        ideas->first[i + 1] += ideas->first[i];
-    /* Filling moves each start to its end; it is moved back by walking down. */
-    for (uint64_t p = 0; p < ideas->n_pairs; p++) {
-        ideas->link[ideas->first[ideas->pair[p].a]++] = (uint32_t)p;
-        ideas->link[ideas->first[ideas->pair[p].b]++] = (uint32_t)p;
-    }
-    for (uint64_t i = n; i > 0; i--)
-        ideas->first[i] = ideas->first[i - 1];
-    ideas->first[0] = 0;
+    ideas->group[g] = (struct cabe_idea_group){.n = 2, .score = pair->score};
+    ideas->founder[2 * g] = pair->a;
+    ideas->founder[2 * g + 1] = pair->b;
+    ideas->of[pair->a] = ideas->of[pair->b] = (uint32_t)g + 1;
 }
 
-/* The centre and its free partners, as a group at the end of the members; undone when it has no partner. */
-static void gather(struct cabe_ideas *ideas, uint32_t centre, uint32_t *n_members)
+/* `of` is free, `other` is in a group. The group's score is for now that of its founders. */
+static void join_group(struct cabe_ideas *ideas, const struct cabe_idea_pair *pair, uint32_t of, uint32_t other)
 {
-    struct cabe_idea_group *group = &ideas->group[ideas->n_groups];
-    double sum = 0;
+    uint32_t g = ideas->of[other] - 1;
+    const uint32_t *founder = &ideas->founder[2 * (uint64_t)g];
 
-    group->first = *n_members;
-    group->n = 1;
-    ideas->member[*n_members] = centre;
-    for (uint64_t l = ideas->first[centre]; l < ideas->first[centre + 1]; l++) {
-        const struct cabe_idea_pair *pair = &ideas->pair[ideas->link[l]];
-        uint32_t other = pair->a == centre ? pair->b : pair->a;
-
-        if (ideas->taken[other])
-            continue;
-        ideas->taken[other] = 1;
-        ideas->member[*n_members + group->n++] = other;
-        sum += (double)pair->score;
-    }
-    if (group->n == 1)
+    if ((other != founder[0] && other != founder[1]) || pair->score < ideas->group[g].score - CABE_IDEAS_SPREAD)
         return;
-    group->score = (float)(sum / (group->n - 1));
-    sort((struct sorting){(char *)(ideas->member + *n_members), sizeof *ideas->member, number_after, NULL}, group->n);
-    *n_members += group->n;
-    ideas->n_groups++;
+    ideas->of[of] = g + 1;
+    ideas->group[g].n++;
+}
+
+/* Members of each group side by side, in the order of the text. */
+static void list_members(struct cabe_ideas *ideas, uint64_t n)
+{
+    uint32_t first = 0;
+
+    for (uint64_t g = 0; g < ideas->n_groups; g++) {
+        ideas->group[g].first = first;
+        first += ideas->group[g].n;
+        ideas->group[g].n = 0;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        struct cabe_idea_group *group;
+
+        if (!ideas->of[i])
+            continue;
+        group = &ideas->group[ideas->of[i] - 1];
+        ideas->member[group->first + group->n++] = (uint32_t)i;
+    }
 }
 
 void cabe_ideas_group(struct cabe_ideas *ideas, uint64_t n)
 {
-    uint32_t n_members = 0;
-
-    sort((struct sorting){(char *)ideas->pair, sizeof *ideas->pair, pair_after, NULL}, ideas->n_pairs);
-    link_pairs(ideas, n);
-    for (uint64_t i = 0; i < n; i++)
-        ideas->order[i] = (uint32_t)i;
-    sort((struct sorting){(char *)ideas->order, sizeof *ideas->order, weaker, ideas->strength}, n);
-    memset(ideas->taken, 0, n);
+    sort((struct sorting){(char *)ideas->pair, sizeof *ideas->pair, pair_after}, ideas->n_pairs);
+    memset(ideas->of, 0, n * sizeof *ideas->of);
     ideas->n_groups = 0;
-    for (uint64_t i = 0; i < n && ideas->strength[ideas->order[i]] > 0; i++) {
-        uint32_t centre = ideas->order[i];
+    for (uint64_t p = 0; p < ideas->n_pairs; p++) {
+        const struct cabe_idea_pair *pair = &ideas->pair[p];
+        int a = ideas->of[pair->a] != 0, b = ideas->of[pair->b] != 0;
 
-        if (ideas->taken[centre])
-            continue;
-        ideas->taken[centre] = 1;
-        gather(ideas, centre, &n_members);
+        if (!a && !b)
+            found_group(ideas, pair);
+        else if (!a)
+            join_group(ideas, pair, pair->a, pair->b);
+        else if (!b)
+            join_group(ideas, pair, pair->b, pair->a);
     }
-    sort((struct sorting){(char *)ideas->group, sizeof *ideas->group, group_after, NULL}, ideas->n_groups);
+    list_members(ideas, n);
+    sort((struct sorting){(char *)ideas->group, sizeof *ideas->group, group_after}, ideas->n_groups);
 }

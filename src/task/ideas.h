@@ -1,8 +1,10 @@
 /*
  * Repeated ideas: from near pairs of sentences to their kind and to groups.
  *
- * A group is a centre and the sentences that are paired with it, so that no chain of small steps joins what is far
- * apart. The sentence with the strongest pairs becomes a centre first, and each sentence is in one group.
+ * Groups grow from the strongest pairs. A pair of two free sentences founds one; a free sentence that is paired with
+ * a founder joins, unless that pair is weaker than the founding one by more than CABE_IDEAS_SPREAD: so no chain of
+ * small steps joins what is far apart, and something said twice word for word is not lost among what is merely like
+ * it. Each sentence is in one group.
  *
  * All memory is one block of the caller's, measured and placed by one function. Deterministic.
  */
@@ -21,12 +23,11 @@ struct cabe_ideas {
     uint32_t *member;
     /* working */
     struct cabe_pair *found; /* what the join gives */
-    uint64_t *first;   /* by sentence: its pairs in `link`; [n + 1] */
-    uint32_t *link;    /* pair numbers, two a pair */
-    float *strength;   /* by sentence: sum of its pairs' scores */
-    uint32_t *order;   /* sentences, strongest first */
-    uint8_t *taken;
+    uint32_t *of;            /* by sentence: its group plus 1; 0: free */
+    uint32_t *founder;       /* by group: two sentences */
 };
+
+#define CABE_IDEAS_SPREAD 0.15f
 
 /* Takes the arrays for `n_sentences` and at most `max_pairs` from the arena. */
 void cabe_ideas_place(struct cabe_ideas *ideas, struct cabe_arena *arena, uint64_t n_sentences, uint64_t max_pairs);
