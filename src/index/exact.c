@@ -181,7 +181,7 @@ enum cabe_status cabe_exact_rows(const struct cabe_exact *exact, const struct ca
     const struct cabe_index *head = &exact->head;
     const struct cabe_row_kernels *kernels = &head->kernels->row;
     uint64_t row = row_bytes(&head->config), at = (uint64_t)first * row;
-    const uint8_t *raw = exact->rows + at;
+    const uint8_t *raw = exact->rows ? exact->rows + at : NULL; /* streamed: read below */
     const float *scales = exact->scales ? exact->scales + first : NULL;
     enum cabe_status status = CABE_OK;
     int64_t dim = head->config.dim;
