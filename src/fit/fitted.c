@@ -167,6 +167,13 @@ static int copy_path(char out[PATH_MAX], const struct cabe_fitted_config *config
     return snprintf(out, PATH_MAX, "%s/%s", config->cache_dir, name) < PATH_MAX;
 }
 
+/* Whatever a reader of GGUF makes of wrong bytes: the file is cabe's own, so nothing in it is of a kind not known. */
+static int says_damaged(enum cabe_status status)
+{
+    return status == CABE_ERR_FORMAT || status == CABE_ERR_UNSUPPORTED || status == CABE_ERR_LIMIT ||
+           status == CABE_ERR_CHANGED || status == CABE_ERR_NOT_FOUND;
+}
+
 enum cabe_status cabe_fitted_find(struct cabe_fitted **out, const struct cabe_fitted_config *config,
                                   struct cabe_error *err)
 {
@@ -184,7 +191,7 @@ enum cabe_status cabe_fitted_find(struct cabe_fitted **out, const struct cabe_fi
     if (fd < 0)
         return cabe_fail(err, CABE_ERR_NOT_FOUND, "%s: no fitted copy", config->path);
     status = open_copy(out, fd, path, path, &key, err);
-    if (status == CABE_ERR_FORMAT || status == CABE_ERR_CHANGED || status == CABE_ERR_NOT_FOUND) {
+    if (says_damaged(status)) {
         cabe_log(config->log, CABE_LOG_WARN, "fitted_copy_damaged", "{s:s,s:s}", "path", path, "reason",
                  err ? err->text : "");
         unlink(path);
