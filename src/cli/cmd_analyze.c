@@ -58,12 +58,14 @@ static void sentence_text(const struct analysis *a, uint32_t number, char out[TE
 static json_t *place_json(const struct analysis *a, uint32_t number)
 {
     const struct cabe_sentence *sentence = &a->result.sentence[number];
+    const char *path = cabe_analyze_document(a->job, sentence->document)->path;
     char text[TEXT_SHOWN + 4];
 
     sentence_text(a, number, text);
-    return json_pack("{s:s,s:i,s:i,s:I,s:I,s:s}", "file", cabe_analyze_document(a->job, sentence->document)->path,
-                     "line", (int)sentence->line, "sentence", (int)sentence->number, "begin",
-                     (json_int_t)sentence->span.begin, "end", (json_int_t)sentence->span.end, "text", text);
+    return json_pack("{s:o,s:i,s:i,s:I,s:I,s:o}", "file", cabe_json_text(path, strlen(path)), "line",
+                     (int)sentence->line, "sentence", (int)sentence->number, "begin",
+                     (json_int_t)sentence->span.begin, "end", (json_int_t)sentence->span.end, "text",
+                     cabe_json_text(text, strlen(text)));
 }
 
 static json_t *pairs_json(const struct analysis *a)
@@ -118,7 +120,7 @@ static int print_json(const struct analysis *a, const struct cabe_plan *plan)
     json_t *files = json_array();
 
     for (int i = 0; i < a->n_files; i++)
-        json_array_append_new(files, json_string(a->files[i]));
+        json_array_append_new(files, cabe_json_text(a->files[i], strlen(a->files[i])));
     return cli_print_json(json_pack(
         "{s:o,s:I,s:I,s:I,s:f,s:o,s:o,s:o,s:I,s:o}", "files", files, "sentences", (json_int_t)a->result.n_sentences,
         "compared", (json_int_t)a->result.n_compared, "tokens", (json_int_t)a->result.n_tokens, "threshold",
@@ -182,9 +184,10 @@ static void print_phases(const struct analysis *a, const struct cabe_plan *plan)
             printf(" %10.2f", phase->predicted_seconds);
         putchar('\n');
     }
-    printf("budget %s, predicted peak %s, measured peak %s: kept\n",
+    printf("budget %s, predicted peak %s, measured peak %s: %s\n",
            cli_format_bytes(plan->budget_bytes[CABE_HOST], budget),
-           cli_format_bytes(plan->peak_bytes[CABE_HOST], predicted), cli_format_bytes(a->result.peak_bytes, peak));
+           cli_format_bytes(plan->peak_bytes[CABE_HOST], predicted), cli_format_bytes(a->result.peak_bytes, peak),
+           a->result.peak_bytes <= plan->budget_bytes[CABE_HOST] ? "kept" : "PASSED");
 }
 
 static int print_text(const struct analysis *a, const struct cabe_plan *plan)

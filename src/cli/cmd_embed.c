@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "format/npy.h"
 #include "options.h"
@@ -63,11 +64,11 @@ static enum cabe_status write_json_line(struct embed *e, const struct cabe_text 
 
     for (int64_t k = 0; k < e->width; k++)
         json_array_append_new(numbers, json_real((double)row[k]));
-    line = json_pack("{s:s%,s:o}", "text", text->bytes, text->n_bytes, "embedding", numbers);
+    line = json_pack("{s:o,s:o}", "text", cabe_json_text(text->bytes, text->n_bytes), "embedding", numbers);
     dump = line ? json_dumps(line, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(line);
-    if (!dump) /* json_pack() refuses NUL inside a text as well as a lack of memory */
-        return cabe_fail(err, CABE_ERR_FORMAT, "a text with a NUL byte cannot be written as JSON; use a .npy output");
+    if (!dump)
+        return cabe_fail(err, CABE_ERR_OOM, "a line of JSON");
     n = strlen(dump);
     if (e->jsonl)
         status = cabe_outfile_write(e->jsonl, dump, n, err);
@@ -158,7 +159,7 @@ static void summary(const struct embed *e, const struct cabe_plan *plan, const s
                      "first_seconds", result->first_seconds, "texts_per_s", rate, "peak_bytes",
                      (json_int_t)result->peak_bytes, "predicted_peak_bytes",
                      (json_int_t)cli_predicted_bytes(plan), "plan", cabe_plan_json(plan));
-    json_object_set_new(json, "output", json_string(e->output));
+    json_object_set_new(json, "output", cabe_json_text(e->output, strlen(e->output)));
     cli_print_json(json);
 }
 

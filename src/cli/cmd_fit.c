@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "base/json.h"
 #include "fit/fitted.h"
 #include "options.h"
 
@@ -45,7 +46,7 @@ static enum cabe_status fit(const struct wanted *w, struct cabe_session *session
 
     if (status == CABE_OK && w->remove) {
         status = cabe_fitted_remove(session->cache_dir, path, &freed, err);
-        *report = json_pack("{s:s,s:I}", "model", path, "removed_bytes", (json_int_t)freed);
+        *report = json_pack("{s:o,s:I}", "model", cabe_json_text(path, strlen(path)), "removed_bytes", (json_int_t)freed);
         return status;
     }
     if (status == CABE_OK)
@@ -60,7 +61,8 @@ static enum cabe_status fit(const struct wanted *w, struct cabe_session *session
     if (status == CABE_OK && w->verify)
         status = verify(session, path, &choice, err);
     if (status == CABE_OK)
-        *report = json_pack("{s:s,s:s,s:s,s:b,s:I}", "model", path, "copy", copy, "dtype",
+        *report = json_pack("{s:o,s:o,s:s,s:b,s:I}", "model", cabe_json_text(path, strlen(path)), "copy",
+                            cabe_json_text(copy, strlen(copy)), "dtype",
                             cabe_dtype_name(choice.dtype), "verified", w->verify, "peak_bytes",
                             (json_int_t)cli_peak_bytes());
     cabe_encoder_close(encoder);

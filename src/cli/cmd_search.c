@@ -24,8 +24,8 @@ struct search {
 
 static json_t *hit_json(const struct cabe_search_hit *hit)
 {
-    return json_pack("{s:f,s:I,s:s%}", "score", (double)hit->score, "line", (json_int_t)hit->line, "text", hit->text,
-                     hit->n_bytes);
+    return json_pack("{s:f,s:I,s:o}", "score", (double)hit->score, "line", (json_int_t)hit->line, "text",
+                     cabe_json_text(hit->text, hit->n_bytes));
 }
 
 static int print(const struct search *s, const struct cabe_search_result *result)
@@ -46,7 +46,8 @@ static int print(const struct search *s, const struct cabe_search_result *result
                 printf("  %.4f  %s:%llu  %.*s\n", (double)hit->score, s->input, (unsigned long long)hit->line,
                        (int)hit->n_bytes, hit->text);
         }
-        json_array_append_new(all, json_pack("{s:s,s:o}", "query", s->queries[q], "hits", hits));
+        json_array_append_new(all, json_pack("{s:o,s:o}", "query", cabe_json_text(s->queries[q], strlen(s->queries[q])),
+                                        "hits", hits));
     }
     if (s->options.json)
         return cli_print_json(json_pack("{s:o,s:I,s:I}", "results", all, "lines", (json_int_t)result->n_lines,
