@@ -88,6 +88,11 @@ CABE_API void cabe_ledger_release(struct cabe_ledger *ledger, int device, enum c
                                   const char *place);
 
 CABE_API void cabe_ledger_read(const struct cabe_ledger *ledger, struct cabe_ledger_view *view);
+/*
+ * Host bytes that live cabe processes sharing `shared_dir` have reserved and not touched yet: the system still counts
+ * them as available, and they will not be. For who chooses a budget. NULL, or nobody there: 0.
+ */
+CABE_API uint64_t cabe_ledger_promised_bytes(const char *shared_dir);
 CABE_API uint64_t cabe_ledger_free_bytes(const struct cabe_ledger *ledger, int device);
 /* Starts new high-water marks at the present values; returns nothing to the old ones. */
 CABE_API void cabe_ledger_mark(struct cabe_ledger *ledger);

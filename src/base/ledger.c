@@ -284,6 +284,11 @@ void cabe_ledger_read(const struct cabe_ledger *ledger, struct cabe_ledger_view 
         view->device[d].others_bytes = others[d];
 }
 
+uint64_t cabe_ledger_promised_bytes(const char *shared_dir)
+{
+    return shared_dir ? cabe_registry_promised(shared_dir) : 0;
+}
+
 uint64_t cabe_ledger_free_bytes(const struct cabe_ledger *ledger, int device)
 {
     struct cabe_ledger *l;

@@ -294,3 +294,58 @@ void cabe_registry_others(const struct cabe_registry *registry, uint64_t bytes[C
                 bytes[d] = UINT64_MAX;
     }
 }
+
+/* Resident bytes of another process; 0 when it cannot be read. */
+static uint64_t resident_of(uint64_t pid)
+{
+    char path[40], text[128];
+    const char *at;
+    ssize_t n;
+    int fd;
+
+    snprintf(path, sizeof path, "/proc/%llu/statm", (unsigned long long)pid);
+    fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    n = read(fd, text, sizeof text - 1);
+    close(fd);
+    text[n > 0 ? n : 0] = '\0';
+    at = strchr(text, ' '); /* size resident ... in pages */
+    return at ? strtoull(at, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
+}
+
+static uint64_t promised_by(const struct cabe_registry *reader)
+{
+    uint64_t sum = 0;
+
+    for (int i = 0; i < REGISTRY_SLOTS; i++) {
+        const struct slot *slot = &reader->map->slot[i];
+        uint64_t pid = word(&slot->who[0]), reserved = word(&slot->bytes[CABE_HOST]), resident;
+
+        if (pid == reader->me.pid || life_of(reader, slot) != ALIVE)
+            continue;
+        resident = resident_of(pid);
+        if (reserved > resident && __builtin_add_overflow(sum, reserved - resident, &sum))
+            return UINT64_MAX;
+    }
+    return sum;
+}
+
+uint64_t cabe_registry_promised(const char *folder)
+{
+    struct cabe_registry reader = {.map = cabe_calloc(1, sizeof *reader.map)};
+    uint64_t sum = 0;
+    char path[512];
+    int fd = -1;
+
+    if (reader.map && snprintf(path, sizeof path, "%s/%s", folder, FILE_NAME) < (int)sizeof path)
+        fd = open(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd >= 0 && is_sound(fd) && read(fd, reader.map, sizeof *reader.map) == (ssize_t)sizeof *reader.map) {
+        reader.me = myself();
+        sum = promised_by(&reader);
+    }
+    if (fd >= 0)
+        close(fd);
+    cabe_free(reader.map);
+    return sum;
+}

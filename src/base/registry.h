@@ -28,4 +28,7 @@ void cabe_registry_publish(struct cabe_registry *registry, int device, uint64_t 
 /* Adds what others hold to bytes[CABE_DEVICES_MAX]; saturates. Some microseconds for each other process. */
 void cabe_registry_others(const struct cabe_registry *registry, uint64_t bytes[CABE_DEVICES_MAX]);
 
+/* Host bytes reserved and not resident yet, of all live processes but this one; reads the file and claims nothing. */
+uint64_t cabe_registry_promised(const char *folder);
+
 #endif

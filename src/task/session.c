@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "base/process.h"
 
+#define MIB (UINT64_C(1) << 20)
 #define CACHE_LIMIT_BYTES (UINT64_C(20) << 30)
 
 uint64_t cabe_session_process_bytes(int n_threads)
@@ -16,6 +17,27 @@ uint64_t cabe_session_process_bytes(int n_threads)
 
     cabe_rss_read(&rss);
     return rss.rss_bytes + CABE_SESSION_SLACK_BYTES + (uint64_t)(n_threads - 1) * CABE_TEAM_STACK_BYTES;
+}
+
+/* Where cabe processes of this user see each other's reservations; NULL where there is no home. */
+static const char *shared_dir(char out[CABE_HOME_PATH_MAX])
+{
+    return cabe_home_dir(out, CABE_HOME_STATE, NULL) == CABE_OK ? out : NULL;
+}
+
+/* What other cabe processes have reserved and not touched is still available by the system's count: it is theirs. */
+static void leave_to_others(struct cabe_session *s)
+{
+    char dir[CABE_HOME_PATH_MAX];
+    uint64_t promised = cabe_ledger_promised_bytes(shared_dir(dir)), budget = s->budget_bytes[CABE_HOST];
+
+    if (promised < MIB)
+        return;
+    s->budget_bytes[CABE_HOST] = budget > promised ? budget - promised : 0;
+    if (s->budget_bytes[CABE_HOST] < budget / 8)
+        s->budget_bytes[CABE_HOST] = budget / 8;
+    snprintf(s->budget_reason, sizeof s->budget_reason, "%llu MiB less %llu that other cabe processes have reserved",
+             (unsigned long long)(budget / MIB), (unsigned long long)(promised / MIB));
 }
 
 static enum cabe_status choose_machine(struct cabe_session *s, const struct cabe_session_config *config,
@@ -36,6 +58,8 @@ static enum cabe_status choose_machine(struct cabe_session *s, const struct cabe
     if (config->memory_bytes) {
         s->budget_bytes[0] = config->memory_bytes;
         snprintf(s->budget_reason, sizeof s->budget_reason, "as asked for");
+    } else if (!config->machine) {
+        leave_to_others(s);
     }
     s->n_devices = 1;
     if (config->device == CABE_DEVICE_SIM) {
@@ -63,52 +87,17 @@ static void choose_cache(struct cabe_session *s, const struct cabe_session_confi
     }
 }
 
-/*
- * What other cabe processes have reserved but not yet touched is still in MemAvailable: a budget that nobody gave
- * leaves it to them.
- */
-static void leave_to_others(struct cabe_session *s, uint64_t others_bytes)
-{
-    uint64_t limit = s->machine.memory.limit_bytes, keep = limit / 100 * 15 + others_bytes;
-    uint64_t left = limit > keep ? limit - keep : 0;
-
-    if (others_bytes == 0 || left >= s->budget_bytes[CABE_HOST])
-        return;
-    s->budget_bytes[CABE_HOST] = left;
-    snprintf(s->budget_reason, sizeof s->budget_reason, "other cabe processes hold %.0f MiB of %.0f",
-             (double)others_bytes / 1048576.0, (double)limit / 1048576.0);
-}
-
-static enum cabe_status open_ledger(struct cabe_session *s, const struct cabe_session_config *config,
-                                    struct cabe_error *err)
-{
-    struct cabe_ledger_config ledger = {.n_devices = s->n_devices};
-    struct cabe_ledger_view view;
-    char dir[CABE_HOME_PATH_MAX];
-    enum cabe_status status;
-
-    if (cabe_home_dir(dir, CABE_HOME_STATE, NULL) == CABE_OK)
-        ledger.shared_dir = dir;
-    for (int d = 0; d < s->n_devices; d++)
-        ledger.budget_bytes[d] = s->budget_bytes[d];
-    status = cabe_ledger_open(&s->ledger, &ledger, err);
-    if (status != CABE_OK || config->memory_bytes)
-        return status;
-    cabe_ledger_read(s->ledger, &view);
-    leave_to_others(s, view.device[CABE_HOST].others_bytes);
-    if (s->budget_bytes[CABE_HOST] == ledger.budget_bytes[CABE_HOST])
-        return CABE_OK;
-    ledger.budget_bytes[CABE_HOST] = s->budget_bytes[CABE_HOST];
-    cabe_ledger_close(s->ledger);
-    return cabe_ledger_open(&s->ledger, &ledger, err);
-}
-
 static enum cabe_status start(struct cabe_session *s, const struct cabe_session_config *config,
                               struct cabe_error *err)
 {
+    char dir[CABE_HOME_PATH_MAX];
+    struct cabe_ledger_config ledger = {.n_devices = s->n_devices, .shared_dir = shared_dir(dir)};
     struct cabe_device_config device;
-    enum cabe_status status = open_ledger(s, config, err);
+    enum cabe_status status;
 
+    for (int d = 0; d < s->n_devices; d++)
+        ledger.budget_bytes[d] = s->budget_bytes[d];
+    status = cabe_ledger_open(&s->ledger, &ledger, err);
     if (status == CABE_OK)
         status = cabe_team_open(&s->team, s->n_threads, err);
     if (status != CABE_OK)

@@ -183,7 +183,7 @@ static void more_places_than_names(void **state)
     cabe_ledger_close(ledger);
 }
 
-#define BUDGET 10000
+#define BUDGET 3000 /* one thread alone would want more */
 #define N_THREADS 4
 
 struct worker {
@@ -321,7 +321,7 @@ static struct child hold_in_child(uint64_t bytes)
 static void other_processes_are_seen(void **state)
 {
     struct cabe_ledger *ledger = open_ledger(1000, folder);
-    struct child first, second;
+    struct child first, second, third;
     char byte = 0;
 
     (void)state;
@@ -329,6 +329,15 @@ static void other_processes_are_seen(void **state)
     first = hold_in_child(5 * MIB);
     assert_int_equal(others(ledger), 5 * MIB);
     second = hold_in_child(3 * MIB);
+    third = hold_in_child(1000 * MIB); /* and touches none of it */
+    assert_true(cabe_ledger_promised_bytes(folder) > 900 * MIB);
+    assert_true(cabe_ledger_promised_bytes(folder) <= 1008 * MIB);
+    kill(third.pid, SIGKILL);
+    waitpid(third.pid, NULL, 0);
+    close(third.go);
+    assert_true(cabe_ledger_promised_bytes(folder) <= 8 * MIB);
+    assert_int_equal(cabe_ledger_promised_bytes("/nonexistent"), 0);
+    assert_int_equal(cabe_ledger_promised_bytes(NULL), 0);
     assert_int_equal(others(ledger), 8 * MIB);
     /* They are seen, not charged: the budget is this process's. */
     reserve(ledger, 0, CABE_PURPOSE_KV, 1000, "x");
@@ -436,6 +445,7 @@ static void noise_in_slots(void **state)
     fclose(file);
     ledger = open_ledger(1000, folder);
     assert_int_equal(others(ledger), 0);
+    assert_int_equal(cabe_ledger_promised_bytes(folder), 0);
     child = hold_in_child(42);
     assert_int_equal(others(ledger), 42);
     kill(child.pid, SIGKILL);
