@@ -5,7 +5,7 @@
 #include "text/unicode.h"
 #include "text/work.h"
 
-#define PIECE_WANTED (64u << 10) /* text that may be cut is taken in pieces of about this many bytes */
+#define PIECE_WANTED (16u << 10) /* text that may be cut is taken in pieces of about this many bytes */
 #define GROWTH_MAX 16u           /* normalised bytes per byte; the worst of Unicode's own is 11 */
 
 enum cabe_status cabe_encoding_grow(struct cabe_encoding *encoding, struct cabe_error *err)

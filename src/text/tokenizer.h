@@ -70,7 +70,7 @@ struct cabe_encode_options {
  * right; and a run of more than 256 KiB without a space between words is cut.
  *
  * Time is linear in bytes on any input. Memory: 12 bytes a token, and the work, which depends on the longest run
- * without a space between words and not on the text: 1 to 2 MB in prose of any length, 20 MB with such runs, at most
+ * without a space between words and not on the text: 0.5 MB in prose of any length, 20 MB with such runs, at most
  * 256 MB where in addition all characters become the longest thing that Unicode has. A normaliser that makes more
  * than 16 bytes of one is CABE_ERR_LIMIT. Nothing is allocated once both have grown.
  */
