@@ -7,6 +7,7 @@
 #include <unicode/utext.h>
 
 #include "base/memory.h"
+#include "text/language.h"
 #include "text/unicode.h"
 
 #define PIECE_MAX (64u << 10)
@@ -160,7 +161,7 @@ enum cabe_status cabe_sentences(const char *text, uint64_t bytes, const char *la
     if (valid < bytes)
         return cabe_fail(err, CABE_ERR_FORMAT, "text: byte %llu (0x%02X) is not well-formed UTF-8",
                          (unsigned long long)valid, (unsigned)f.text[valid]);
-    status = open_breaks(&f.breaks, language, err);
+    status = open_breaks(&f.breaks, language ? language : cabe_language_guess(text, bytes), err);
     if (status == CABE_OK && !(f.piece = cabe_malloc(PIECE_MAX)))
         status = cabe_fail(err, CABE_ERR_OOM, "sentences: %u bytes", PIECE_MAX);
     if (bytes >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0)

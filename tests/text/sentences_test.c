@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "text/language.h"
 #include "text/sentences.h"
 
 struct list {
@@ -68,6 +69,32 @@ static void test_spanish_and_portuguese(void **state)
     check("pt", "O ver\xC3\xA3o chegou. N\xC3\xA3o sei! Talvez amanh\xC3\xA3.",
           "[O ver\xC3\xA3o chegou.][N\xC3\xA3o sei!][Talvez amanh\xC3\xA3.]");
     check("pt-BR", "Sim! E voc\xC3\xAA?", "[Sim!][E voc\xC3\xAA?]");
+}
+
+static void check_guess(const char *text, const char *wanted)
+{
+    const char *found = cabe_language_guess(text, strlen(text));
+
+    if (wanted)
+        assert_string_equal(found ? found : "none", wanted);
+    else
+        assert_null(found);
+}
+
+static void test_language(void **state)
+{
+    (void)state;
+    check_guess("", NULL);
+    check_guess("Mr. Smith", NULL);
+    check_guess("12345 67890 !!", NULL);
+    check_guess("She saw that the door of the house was open, and he had left with it.", "en");
+    check_guess("La puerta del molino y las ventanas se cerraron por el viento, pero lo supimos.", "es");
+    check_guess("Uma noite, os pescadores nÃ£o voltaram; ele e ela ficaram em casa com um cÃ£o.", "pt");
+    check_guess("Il est dans la maison et les enfants ne sont pas au jardin des voisins.", "fr");
+    check_guess("Il figlio della donna non Ã¨ nel giardino di casa, che gli piace.", "it");
+    check_guess("Der Mann und die Frau sind nicht mit ihm von zu Hause gekommen, das ist ein Ende.", "de");
+    check(NULL, "It was the day that Mr. Hill and his wife came. She was with the dog of Mrs. Low.",
+          "[It was the day that Mr. Hill and his wife came.][She was with the dog of Mrs. Low.]");
 }
 
 static void test_lines_and_paragraphs(void **state)
@@ -183,6 +210,7 @@ static void test_novels(void **state)
             continue;
         }
         list.text = text;
+        assert_string_equal(cabe_language_guess(text + bytes / 2, bytes / 2), novels[i].language);
         assert_int_equal(cabe_sentences(text, bytes, novels[i].language, keep, &list, &err), CABE_OK);
         printf("%s: %zu sentences of %zu bytes on average, the longest %llu\n", novels[i].language, list.n,
                bytes / list.n, (unsigned long long)list.longest);
@@ -226,6 +254,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_english),
         cmocka_unit_test(test_spanish_and_portuguese),
+        cmocka_unit_test(test_language),
         cmocka_unit_test(test_lines_and_paragraphs),
         cmocka_unit_test(test_other_scripts),
         cmocka_unit_test(test_refusals),
