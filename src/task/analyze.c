@@ -1,6 +1,7 @@
 #include "task/analyze.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -416,7 +417,8 @@ static enum cabe_status report_stage(struct cabe_analyze_job *job, const struct 
 
         if (cabe_cancelled(job->session->cancel))
             return cabe_fail(err, CABE_ERR_CANCELLED, "the report was stopped");
-        job->ideas.pair[i] = (struct cabe_idea_pair){found->a, found->b, found->score, CABE_ECHO_PARAPHRASE};
+        job->ideas.pair[i] = (struct cabe_idea_pair){found->a, found->b, fminf(found->score, 1.0f),
+                                                        CABE_ECHO_PARAPHRASE};
         status = echo_of(job, &job->ideas.pair[i], err);
     }
     if (status == CABE_OK)

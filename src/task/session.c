@@ -15,8 +15,11 @@ uint64_t cabe_session_process_bytes(int n_threads)
 {
     struct cabe_rss rss;
 
+    uint64_t bytes;
+
     cabe_rss_read(&rss);
-    return rss.rss_bytes + CABE_SESSION_SLACK_BYTES + (uint64_t)(n_threads - 1) * CABE_TEAM_STACK_BYTES;
+    bytes = rss.rss_bytes + CABE_SESSION_SLACK_BYTES + (uint64_t)(n_threads - 1) * CABE_TEAM_STACK_BYTES;
+    return bytes > CABE_SESSION_LEAST_BYTES ? bytes : CABE_SESSION_LEAST_BYTES;
 }
 
 /* Where cabe processes of this user see each other's reservations; NULL where there is no home. */
@@ -163,7 +166,7 @@ enum cabe_status cabe_session_settle(struct cabe_session *s, struct cabe_error *
     }
     cabe_ledger_read(s->ledger, &view);
     others = view.device[CABE_HOST].used_bytes - view.device[CABE_HOST].purpose_bytes[CABE_PURPOSE_PROCESS];
-    bytes = bytes > others ? bytes - others : 0;
+    bytes = bytes > others + CABE_SESSION_LEAST_BYTES ? bytes - others : CABE_SESSION_LEAST_BYTES;
     if (bytes <= s->process_bytes)
         return CABE_OK;
     bytes -= s->process_bytes;
