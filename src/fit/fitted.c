@@ -23,6 +23,7 @@
 #include "fit/key.h"
 #include "text/tokenizer.h"
 
+#define HEADER_GUESS_BYTES (UINT64_C(16) << 10) /* description and checksums of a common encoder */
 #define VERIFY_PIECE (UINT64_C(1) << 20)
 #define CHECK_STACK_BYTES (64u * 1024u)
 
@@ -107,6 +108,8 @@ static enum cabe_status read_model(struct cabe_fitted *f, struct cabe_error *err
     if (!cabe_source_get_string(f->source, CABE_KEY_MODEL, &text, &bytes))
         return cabe_fail(err, CABE_ERR_FORMAT, "%s: no " CABE_KEY_MODEL, f->path);
     json = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &where);
+    if (!json && json_error_code(&where) == json_error_out_of_memory)
+        return cabe_fail(err, CABE_ERR_OOM, "%s: " CABE_KEY_MODEL, f->path);
     if (!json)
         return cabe_fail(err, CABE_ERR_FORMAT, "%s: " CABE_KEY_MODEL ": %s", f->path, where.text);
     status = cabe_model_from_json(&f->model, json, f->path, err);
@@ -145,6 +148,8 @@ static enum cabe_status open_copy(struct cabe_fitted **out, int fd, const char *
         goto fail;
     }
     status = check_header(f, err);
+    if (status == CABE_OK) /* now: a sum that cannot be read later would look like a wrong one */
+        status = cabe_source_array_load(f->source, CABE_KEY_CHECKSUMS, err);
     if (status == CABE_OK)
         status = read_model(f, err);
     if (status != CABE_OK)
@@ -400,6 +405,22 @@ static void sweep_stale(void *self, const char *path, const char *name, const st
     }
 }
 
+/* Bytes of the copy, its header aside: tensors, each rounded up to pages. */
+static uint64_t copy_bytes(const struct making *m)
+{
+    uint64_t bytes = cabe_pages_round(m->tokenizer_bytes);
+
+    for (int32_t i = 0; i < cabe_model_n_weights(m->model); i++) {
+        const struct cabe_model_weight *weight = cabe_model_weight(m->model, i);
+
+        if (weight->role == CABE_ROLE_HOST)
+            bytes += cabe_pages_round(cabe_dtype_bytes(weight->to, weight->cols));
+    }
+    for (int32_t s = 0; s < cabe_graph_n_segments(m->graph); s++)
+        bytes += cabe_pages_round(cabe_graph_segment_bytes(m->graph, s));
+    return bytes + HEADER_GUESS_BYTES;
+}
+
 /* Stale copies of this source go, then the least recently used ones until `bytes` more fit the limit. */
 static void make_room(const struct cabe_fitted_config *config, const struct cabe_fit_key *key, uint64_t bytes)
 {
@@ -545,7 +566,7 @@ enum cabe_status cabe_fitted_make(struct cabe_fitted **out, const struct cabe_fi
     if (status == CABE_OK)
         status = cabe_tokenizer_compile(source, &m.tokenizer, &m.tokenizer_bytes, err);
     if (status == CABE_OK && on_disk) {
-        make_room(config, &key, cabe_source_n_tensors(source) ? key.bytes : 0);
+        make_room(config, &key, copy_bytes(&m));
         status = make_on_disk(out, &m, &key, err);
         if (status == CABE_ERR_NO_SPACE || status == CABE_ERR_PERMISSION || status == CABE_ERR_IO ||
             status == CABE_ERR_NOT_FOUND) {

@@ -192,22 +192,26 @@ json_t *cabe_model_json(const struct cabe_model *model)
 {
     const struct cabe_model_config *config = &model->config;
     json_t *json, *weights = json_array();
+    int refused = 0; /* an incomplete description would be taken for a damaged one later */
 
     for (int32_t i = 0; i < model->n_weights; i++) {
         const struct cabe_model_weight *w = &model->weight[i];
 
-        json_array_append_new(weights, json_pack("[s,i,I,I,i,i]", w->name, w->role, (json_int_t)w->rows,
-                                                 (json_int_t)w->cols, w->from, w->to));
+        refused |= json_array_append_new(weights, json_pack("[s,i,I,I,i,i]", w->name, w->role, (json_int_t)w->rows,
+                                                            (json_int_t)w->cols, w->from, w->to)) != 0;
     }
     json = json_pack("{s:s,s:s,s:i,s:f,s:i,s:s,s:s,s:o}", "kind", cabe_model_kind_name(config->kind), "name",
                      config->name, "act", config->act, "eps", (double)config->eps, "pool", config->pool,
                      "prefix_query", config->prefix_query, "prefix_passage", config->prefix_passage, "weights",
                      weights);
-#define X(field) json_object_set_new(json, #field, json_integer((json_int_t)config->field));
+#define X(field) refused |= json_object_set_new(json, #field, json_integer((json_int_t)config->field)) != 0;
     CONFIG_INTEGERS(X)
     CONFIG_SMALL(X)
 #undef X
-    return json;
+    if (!refused)
+        return json;
+    json_decref(json);
+    return NULL;
 }
 
 static enum cabe_status read_weight(struct cabe_model_weight *out, const json_t *item, struct cabe_error *err)
