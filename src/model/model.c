@@ -6,6 +6,7 @@
 #include "model/describe.h"
 
 #define N_WEIGHTS_MAX 100000
+#define N_LAYERS_MAX 1024
 #define WIDTH_MAX (1 << 20)
 #define ROWS_MAX (INT64_C(1) << 31)
 
@@ -272,6 +273,11 @@ static enum cabe_status read_config(struct cabe_model_config *config, const json
 #undef X
     if (config->width < 1 || config->width > WIDTH_MAX || config->max_tokens < 1)
         return cabe_fail(err, CABE_ERR_FORMAT, "model description: width or max_tokens out of range");
+    if (config->kind == CABE_MODEL_BERT &&
+        (config->n_layers < 1 || config->n_layers > N_LAYERS_MAX || config->n_heads < 1 ||
+         config->width % config->n_heads != 0))
+        return cabe_fail(err, CABE_ERR_FORMAT, "model description: %lld layers, %lld heads of a width of %lld",
+                         (long long)config->n_layers, (long long)config->n_heads, (long long)config->width);
     return CABE_OK;
 }
 
