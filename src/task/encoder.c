@@ -251,6 +251,7 @@ static enum cabe_status measure(void *self, const struct cabe_knobs *knobs, stru
     struct cabe_arena arena = {0};
     struct batch batch;
     struct cabe_graph *graph;
+    uint64_t transfer = 0, later;
     uint8_t *streamed;
     enum cabe_status status = cabe_model_graph(&graph, e->model, &choice, 0, err);
 
@@ -273,10 +274,14 @@ static enum cabe_status measure(void *self, const struct cabe_knobs *knobs, stru
     there[CABE_PURPOSE_STAGING] += program.window;
     for (int32_t i = 0; i < cabe_graph_n_segments(graph); i++)
         there[CABE_PURPOSE_WEIGHTS] += streamed[i] ? 0 : cabe_graph_segment_bytes(graph, i);
-    if (!on_host)
-        loading->bytes[CABE_HOST][CABE_PURPOSE_STAGING] += UPLOAD_PIECE_BYTES;
+    /* Copy and upload are over before the working set is there: what they hold beyond it is held besides. */
     if (!has_copy(e, &choice))
-        loading->bytes[CABE_HOST][CABE_PURPOSE_STAGING] += cabe_fitted_making_bytes(e->model, &choice);
+        transfer = cabe_fitted_making_bytes(e->model, &choice);
+    if (!on_host && transfer < UPLOAD_PIECE_BYTES)
+        transfer = UPLOAD_PIECE_BYTES;
+    later = cabe_pages_round(arena.used_bytes) + program.staging + (on_host ? program.activations + program.window : 0);
+    if (transfer > later)
+        loading->bytes[CABE_HOST][CABE_PURPOSE_STAGING] += transfer - later;
     cabe_free(streamed);
     cabe_graph_close(graph);
     return CABE_OK;
