@@ -1,11 +1,11 @@
 /*
- * Where the time of a graph goes: a MiniLM (6 layers of 384, feed-forward 1536, 12 heads) with random weights, on
- * sequences of 32 tokens.
+ * Where the time of a graph goes: a MiniLM (6 layers of 384, feed-forward 1536, 12 heads) with random
+ * weights, on sequences of 32 tokens.
  *
  *     graph_bench [threads] [dtype] [tokens...]      dtype: f32 f16 bf16 int8 q8_0 q4_0
  *
- * A line per size: tokens/s, GFLOP/s of the products, and the share of matmul, attention and everything else. The
- * median of several runs; seconds are those of the calling thread.
+ * A line per size: tokens/s, GFLOP/s of the products, and the share of matmul, attention and everything else.
+ * The median of several runs; seconds are those of the calling thread.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,8 +45,8 @@ static cabe_value weight(struct cabe_graph *g, int layer, const char *what, int6
                      : cabe_graph_weight(g, name, panel_dtype, CABE_PANELS, rows, cols);
 }
 
-static cabe_value matmul(struct cabe_graph *g, int layer, const char *what, cabe_value x, int64_t n, int64_t k,
-                         cabe_value residual, enum cabe_act act)
+static cabe_value matmul(struct cabe_graph *g, int layer, const char *what, cabe_value x, int64_t n,
+                         int64_t k, cabe_value residual, enum cabe_act act)
 {
     char bias[32];
 
@@ -74,8 +74,10 @@ static struct cabe_graph *build(void)
     ids = cabe_graph_input(g, "ids", CABE_I32, one, tokens);
     positions = cabe_graph_input(g, "positions", CABE_I32, one, tokens);
     offsets = cabe_graph_input(g, "offsets", CABE_I32, one, (struct cabe_dim){1, CABE_SYM_SEQUENCES, 1});
-    x = cabe_graph_gather(g, cabe_graph_weight(g, "words", CABE_F16, CABE_ROWS, N_WORDS, C), ids, CABE_NO_VALUE);
-    y = cabe_graph_gather(g, cabe_graph_weight(g, "places", CABE_F32, CABE_ROWS, 512, C), positions, CABE_NO_VALUE);
+    x = cabe_graph_gather(g, cabe_graph_weight(g, "words", CABE_F16, CABE_ROWS, N_WORDS, C), ids,
+                          CABE_NO_VALUE);
+    y = cabe_graph_gather(g, cabe_graph_weight(g, "places", CABE_F32, CABE_ROWS, 512, C), positions,
+                          CABE_NO_VALUE);
     y = cabe_graph_add(g, y, weight(g, -1, "type", 1, C));
     x = norm(g, -1, "norm", cabe_graph_add(g, x, y));
     for (int i = 0; i < N_LAYERS; i++) {
@@ -115,7 +117,8 @@ static void fill(const struct cabe_graph *g, const struct cabe_kernels *kernels,
         if (info->packing == CABE_PANELS) {
             void *scratch = aligned_alloc(64, (cabe_matmul_pack_scratch_bytes(cols) / 64 + 2) * 64);
 
-            must(cabe_matmul_pack(CABE_F32, plain, rows, info->dtype, cols, 0, (rows + 15) / 16, scratch, out, &err));
+            must(cabe_matmul_pack(CABE_F32, plain, rows, info->dtype, cols, 0, (rows + 15) / 16, scratch, out,
+                                  &err));
             free(scratch);
         } else {
             kernels->row.from_f32(info->dtype, plain, out, rows * cols);
@@ -131,7 +134,8 @@ static int by_total(const void *a, const void *b)
     return (x->total_ns > y->total_ns) - (x->total_ns < y->total_ns);
 }
 
-static void give(struct cabe_program *program, const struct cabe_graph *g, int64_t tokens, int64_t n_sequences)
+static void give(struct cabe_program *program, const struct cabe_graph *g, int64_t tokens,
+                 int64_t n_sequences)
 {
     int32_t *ids = malloc((size_t)(tokens + 1) * sizeof *ids);
 
@@ -143,12 +147,13 @@ static void give(struct cabe_program *program, const struct cabe_graph *g, int64
     must(cabe_program_upload(program, cabe_graph_find(g, "positions"), ids, (uint64_t)tokens * 4, &err));
     for (int64_t s = 0; s <= n_sequences; s++)
         ids[s] = (int32_t)(s * LENGTH < tokens ? s * LENGTH : tokens);
-    must(cabe_program_upload(program, cabe_graph_find(g, "offsets"), ids, (uint64_t)n_sequences * 4 + 4, &err));
+    must(cabe_program_upload(program, cabe_graph_find(g, "offsets"), ids, (uint64_t)n_sequences * 4 + 4,
+                             &err));
     free(ids);
 }
 
-static void measure(struct cabe_device *device, const struct cabe_graph *g, const struct cabe_weights *weights,
-                    int64_t tokens)
+static void measure(struct cabe_device *device, const struct cabe_graph *g,
+                    const struct cabe_weights *weights, int64_t tokens)
 {
     int64_t symbols[CABE_N_SYMBOLS] = {1, tokens, (tokens + LENGTH - 1) / LENGTH};
     struct cabe_program_times runs[N_RUNS], last = {0}, now;
@@ -177,7 +182,8 @@ static void measure(struct cabe_device *device, const struct cabe_graph *g, cons
     cabe_graph_work(g, symbols, &work);
     for (int d = 0; d < CABE_N_DTYPES; d++)
         ops += work.matmul_ops[d][0] + work.matmul_ops[d][1];
-    printf("%6lld tokens  %8.3f ms  %8.0f tokens/s  %6.1f GFLOP/s in matmul   matmul %5.1f %%  attention %5.1f %%  "
+    printf("%6lld tokens  %8.3f ms  %8.0f tokens/s  %6.1f GFLOP/s in matmul   matmul %5.1f %%  attention "
+           "%5.1f %%  "
            "rows %5.1f %%  rest %5.1f %%\n",
            (long long)tokens, total / 1e6, (double)tokens * 1e9 / total, ops / (double)now.matmul_ns,
            100 * (double)now.matmul_ns / total, 100 * (double)now.attention_ns / total,
@@ -201,8 +207,9 @@ int main(int argc, char **argv)
     uint64_t bytes = 0;
 
     panel_dtype = cabe_dtype_find(argc > 2 ? argv[2] : "f32");
-    precision = panel_dtype == CABE_I8 || panel_dtype == CABE_Q8_0 || panel_dtype == CABE_Q4_0 ? CABE_PRECISION_INT8
-                                                                                               : CABE_PRECISION_HIGH;
+    precision = panel_dtype == CABE_I8 || panel_dtype == CABE_Q8_0 || panel_dtype == CABE_Q4_0
+                    ? CABE_PRECISION_INT8
+                    : CABE_PRECISION_HIGH;
     must(cabe_ledger_open(&config.ledger, &limits, &err));
     must(cabe_team_open(&config.team, n_threads, &err));
     must(cabe_kernels_choose(&config.kernels, &err));
@@ -215,8 +222,8 @@ int main(int argc, char **argv)
     must(cabe_buffer_adopt(&buffer, device, memory, bytes, &err));
     for (int32_t s = 0; s < cabe_graph_n_segments(g); s++)
         segment[s].buffer = buffer;
-    printf("MiniLM, %s, %d threads, %s, sequences of %d; %.1f MB of weights\n", cabe_dtype_name(panel_dtype), n_threads,
-           config.kernels->name, LENGTH, (double)bytes / 1e6);
+    printf("MiniLM, %s, %d threads, %s, sequences of %d; %.1f MB of weights\n", cabe_dtype_name(panel_dtype),
+           n_threads, config.kernels->name, LENGTH, (double)bytes / 1e6);
     if (argc > 3)
         for (int i = 3; i < argc; i++)
             measure(device, g, &weights, atoll(argv[i]) > 0 ? atoll(argv[i]) : 1);

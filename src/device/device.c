@@ -26,8 +26,9 @@ enum cabe_status cabe_device_open(struct cabe_device **out, const struct cabe_ba
     *out = NULL;
     if (!config->ledger || !config->team || !config->kernels || config->ledger_device < 0 ||
         config->ledger_device >= CABE_DEVICES_MAX)
-        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s device: wants a ledger, a team and kernels; ledger device %d",
-                         backend->name, config->ledger_device);
+        return cabe_fail(err, CABE_ERR_ARGUMENT,
+                         "%s device: wants a ledger, a team and kernels; ledger device %d", backend->name,
+                         config->ledger_device);
     device = cabe_calloc(1, sizeof *device);
     if (!device)
         return cabe_fail(err, CABE_ERR_OOM, "%s device: no memory for its handle", backend->name);
@@ -84,8 +85,9 @@ static enum cabe_status check_cap(const struct cabe_device *device, uint64_t byt
     if (cap == 0 || (bytes <= cap && held <= cap - bytes))
         return CABE_OK;
     missing = bytes > cap ? bytes - cap + held : held - (cap - bytes);
-    (void)cabe_fail(err, CABE_ERR_BUDGET, "%s: %llu bytes on %s pass its capacity: %llu of %llu in use, %llu missing",
-                    place, (unsigned long long)bytes, device->backend->name, (unsigned long long)held,
+    (void)cabe_fail(err, CABE_ERR_BUDGET,
+                    "%s: %llu bytes on %s pass its capacity: %llu of %llu in use, %llu missing", place,
+                    (unsigned long long)bytes, device->backend->name, (unsigned long long)held,
                     (unsigned long long)cap, (unsigned long long)missing);
     if (err)
         err->missing_bytes = missing;
@@ -127,7 +129,8 @@ static enum cabe_status alloc_buffer(struct cabe_buffer **out, struct cabe_devic
     if (!buffer)
         return CABE_ERR_OOM;
     buffer->populate = populate;
-    status = cabe_ledger_reserve(device->config.ledger, device->config.ledger_device, purpose, held, buffer->place, err);
+    status = cabe_ledger_reserve(device->config.ledger, device->config.ledger_device, purpose, held,
+                                 buffer->place, err);
     if (status == CABE_OK) {
         buffer->held_bytes = held;
         count(&device->held_bytes, held);
@@ -152,8 +155,9 @@ enum cabe_status cabe_buffer_alloc(struct cabe_buffer **out, struct cabe_device 
     return alloc_buffer(out, device, bytes, purpose, place, 0, err);
 }
 
-enum cabe_status cabe_buffer_alloc_resident(struct cabe_buffer **out, struct cabe_device *device, uint64_t bytes,
-                                            enum cabe_purpose purpose, const char *place, struct cabe_error *err)
+enum cabe_status cabe_buffer_alloc_resident(struct cabe_buffer **out, struct cabe_device *device,
+                                            uint64_t bytes, enum cabe_purpose purpose, const char *place,
+                                            struct cabe_error *err)
 {
     return alloc_buffer(out, device, bytes, purpose, place, 1, err);
 }
@@ -165,7 +169,8 @@ enum cabe_status cabe_buffer_adopt(struct cabe_buffer **out, struct cabe_device 
 
     *out = NULL;
     if (!device->backend->is_host)
-        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s cannot compute in host memory", device->backend->name);
+        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s cannot compute in host memory",
+                         device->backend->name);
     buffer = new_buffer(device, bytes, CABE_PURPOSE_WEIGHTS, "adopted", err);
     if (!buffer)
         return CABE_ERR_OOM;
@@ -183,8 +188,8 @@ void cabe_buffer_free(struct cabe_buffer *buffer)
     device = buffer->device;
     if (buffer->held_bytes) {
         device->backend->free(buffer);
-        cabe_ledger_release(device->config.ledger, device->config.ledger_device, buffer->purpose, buffer->held_bytes,
-                            buffer->place);
+        cabe_ledger_release(device->config.ledger, device->config.ledger_device, buffer->purpose,
+                            buffer->held_bytes, buffer->place);
         atomic_fetch_sub_explicit(&device->held_bytes, buffer->held_bytes, memory_order_relaxed);
     }
     device->n_buffers--;
@@ -202,7 +207,8 @@ static enum cabe_status check_range(const struct cabe_buffer *buffer, uint64_t o
     if (offset <= buffer->bytes && bytes <= buffer->bytes - offset)
         return CABE_OK;
     return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: bytes %llu + %llu of a buffer of %llu", buffer->place,
-                     (unsigned long long)offset, (unsigned long long)bytes, (unsigned long long)buffer->bytes);
+                     (unsigned long long)offset, (unsigned long long)bytes,
+                     (unsigned long long)buffer->bytes);
 }
 
 /* The time a copy took, or is said to take. */
@@ -213,8 +219,8 @@ static void count_copy(struct cabe_device *device, uint64_t bytes, uint64_t begi
     count(&device->copy_ns, rate > 0 ? (uint64_t)((double)bytes * 1e9 / rate) : cabe_clock_ns() - begin_ns);
 }
 
-enum cabe_status cabe_buffer_upload(struct cabe_buffer *buffer, uint64_t offset, const void *data, uint64_t bytes,
-                                    struct cabe_error *err)
+enum cabe_status cabe_buffer_upload(struct cabe_buffer *buffer, uint64_t offset, const void *data,
+                                    uint64_t bytes, struct cabe_error *err)
 {
     struct cabe_device *device = buffer->device;
     enum cabe_status status = check_range(buffer, offset, bytes, err);
@@ -233,8 +239,8 @@ enum cabe_status cabe_buffer_upload(struct cabe_buffer *buffer, uint64_t offset,
     return CABE_OK;
 }
 
-enum cabe_status cabe_buffer_download(const struct cabe_buffer *buffer, uint64_t offset, void *data, uint64_t bytes,
-                                      struct cabe_error *err)
+enum cabe_status cabe_buffer_download(const struct cabe_buffer *buffer, uint64_t offset, void *data,
+                                      uint64_t bytes, struct cabe_error *err)
 {
     struct cabe_device *device = buffer->device;
     enum cabe_status status = check_range(buffer, offset, bytes, err);

@@ -1,16 +1,19 @@
 /*
  * A device owns buffers and runs graphs: `cpu`, `sim`, later `cuda`.
  *
- * A tensor is (buffer, offset, shape, dtype), never a host pointer: bytes enter a buffer by upload and leave it by
- * download. Exceptions are declared, not assumed: `cpu` can adopt host memory (a mapped fitted copy) without a copy.
+ * A tensor is (buffer, offset, shape, dtype), never a host pointer: bytes enter a buffer by upload and leave
+ * it by download. Exceptions are declared, not assumed: `cpu` can adopt host memory (a mapped fitted copy)
+ * without a copy.
  *
- * `sim` computes on the CPU but keeps the manners of a GPU: its buffers are mappings of their own, without access
- * rights for the host outside transfers and runs; its capacity is a cap that is never passed; copies are counted.
+ * `sim` computes on the CPU but keeps the manners of a GPU: its buffers are mappings of their own, without
+ * access rights for the host outside transfers and runs; its capacity is a cap that is never passed; copies
+ * are counted.
  *
- * Determinism: results depend on the graph, its dtypes and the kernel level; not on threads, bounds, neighbours in
- * the batch or the device.
+ * Determinism: results depend on the graph, its dtypes and the kernel level; not on threads, bounds,
+ * neighbours in the batch or the device.
  *
- * Thread: one thread at a time per device, except counters. Every byte of a buffer is reserved in the ledger first.
+ * Thread: one thread at a time per device, except counters. Every byte of a buffer is reserved in the ledger
+ * first.
  */
 #ifndef CABE_DEVICE_DEVICE_H
 #define CABE_DEVICE_DEVICE_H
@@ -30,12 +33,12 @@ struct cabe_program;
 struct cabe_event;
 
 struct cabe_device_config {
-    struct cabe_ledger *ledger;          /* must outlive the device */
-    int ledger_device;                   /* CABE_HOST for cpu; another index for sim */
-    struct cabe_team *team;              /* must outlive the device; runs use all its members */
-    const struct cabe_kernels *kernels;  /* of one CPU level */
-    uint64_t cap_bytes;                  /* sim: capacity; 0: as the ledger has */
-    double copy_bytes_per_s;             /* sim: how long a copy is said to take; 0: not modelled */
+    struct cabe_ledger *ledger;         /* must outlive the device */
+    int ledger_device;                  /* CABE_HOST for cpu; another index for sim */
+    struct cabe_team *team;             /* must outlive the device; runs use all its members */
+    const struct cabe_kernels *kernels; /* of one CPU level */
+    uint64_t cap_bytes;                 /* sim: capacity; 0: as the ledger has */
+    double copy_bytes_per_s;            /* sim: how long a copy is said to take; 0: not modelled */
 };
 
 struct cabe_device_stats {
@@ -46,28 +49,35 @@ struct cabe_device_stats {
     uint64_t copy_ns; /* measured, or modelled for sim */
 };
 
-CABE_CHECKED enum cabe_status cabe_cpu_device_open(struct cabe_device **out, const struct cabe_device_config *config,
+CABE_CHECKED enum cabe_status cabe_cpu_device_open(struct cabe_device **out,
+                                                   const struct cabe_device_config *config,
                                                    struct cabe_error *err);
-CABE_CHECKED enum cabe_status cabe_sim_device_open(struct cabe_device **out, const struct cabe_device_config *config,
+CABE_CHECKED enum cabe_status cabe_sim_device_open(struct cabe_device **out,
+                                                   const struct cabe_device_config *config,
                                                    struct cabe_error *err);
-void cabe_device_close(struct cabe_device *device); /* NULL is fine; every buffer and program must be closed before */
+/* NULL is fine; every buffer and program must be closed before. */
+void cabe_device_close(struct cabe_device *device);
 const char *cabe_device_name(const struct cabe_device *device);
 /* Whether its memory is the host's: no staging, and cabe_buffer_adopt() works. For cabe_program_measure(). */
 int cabe_device_is_host(const struct cabe_device *device);
 void cabe_device_stats(const struct cabe_device *device, struct cabe_device_stats *stats);
 
 /* `place` names the holder in the ledger. Zeroed. */
-CABE_CHECKED enum cabe_status cabe_buffer_alloc(struct cabe_buffer **out, struct cabe_device *device, uint64_t bytes,
-                                                enum cabe_purpose purpose, const char *place, struct cabe_error *err);
-/* `cpu` only (others: CABE_ERR_UNSUPPORTED): memory of the caller's that it has charged and keeps alive; read-only. */
+CABE_CHECKED enum cabe_status cabe_buffer_alloc(struct cabe_buffer **out, struct cabe_device *device,
+                                                uint64_t bytes, enum cabe_purpose purpose, const char *place,
+                                                struct cabe_error *err);
+/*
+ * `cpu` only (others: CABE_ERR_UNSUPPORTED): memory of the caller's that it has charged and keeps alive;
+ * read-only.
+ */
 CABE_CHECKED enum cabe_status cabe_buffer_adopt(struct cabe_buffer **out, struct cabe_device *device,
                                                 const void *memory, uint64_t bytes, struct cabe_error *err);
 void cabe_buffer_free(struct cabe_buffer *buffer); /* NULL is fine */
 uint64_t cabe_buffer_bytes(const struct cabe_buffer *buffer);
-CABE_CHECKED enum cabe_status cabe_buffer_upload(struct cabe_buffer *buffer, uint64_t offset, const void *data,
-                                                 uint64_t bytes, struct cabe_error *err);
-CABE_CHECKED enum cabe_status cabe_buffer_download(const struct cabe_buffer *buffer, uint64_t offset, void *data,
-                                                   uint64_t bytes, struct cabe_error *err);
+CABE_CHECKED enum cabe_status cabe_buffer_upload(struct cabe_buffer *buffer, uint64_t offset,
+                                                 const void *data, uint64_t bytes, struct cabe_error *err);
+CABE_CHECKED enum cabe_status cabe_buffer_download(const struct cabe_buffer *buffer, uint64_t offset,
+                                                   void *data, uint64_t bytes, struct cabe_error *err);
 
 int cabe_device_supports(const struct cabe_device *device, const struct cabe_graph *graph,
                          const struct cabe_node *node);
@@ -81,27 +91,35 @@ struct cabe_segment_weights {
 struct cabe_weights {
     const struct cabe_segment_weights *segment; /* one per segment of the graph; copied by compile */
     /*
-     * Streamed segments: copies `bytes` from `offset` of the source to `data`. Called by a thread of the program's own,
-     * with a stack of CABE_TEAM_STACK_BYTES, one call at a time and only between submit and the end of its wait.
+     * Streamed segments: copies `bytes` from `offset` of the source to `data`. Called by a thread of the
+     * program's own, with a stack of CABE_TEAM_STACK_BYTES, one call at a time and only between submit and
+     * the end of its wait.
      */
     enum cabe_status (*read)(void *self, uint64_t offset, void *data, uint64_t bytes, struct cabe_error *err);
     void *self;
 };
 
 struct cabe_program_bytes {
-    uint64_t activations; /* temporaries, inputs, outputs, kernel scratch of all members; as such in the ledger */
-    uint64_t window;      /* on the device: two slots, each for every second streamed segment; as staging */
-    uint64_t staging;     /* on the host: the reader of streamed segments, its stack and what it transfers; likewise */
+    /* Temporaries, inputs, outputs, kernel scratch of all members; in the ledger as activations. */
+    uint64_t activations;
+    /* On the device: two slots, each for every second streamed segment; in the ledger as staging. */
+    uint64_t window;
+    /* On the host: the reader of streamed segments, its stack and what it transfers; likewise. */
+    uint64_t staging;
 };
 
-/* Exactly what compile reserves for these bounds (UINT64_MAX where there is no such size); `streamed[segment]` non-zero where streamed (NULL: none is). */
+/*
+ * Exactly what compile reserves for these bounds (UINT64_MAX where there is no such size);
+ * `streamed[segment]` non-zero where streamed (NULL: none is).
+ */
 void cabe_program_measure(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS],
                           const uint8_t *streamed, int is_host_device, const struct cabe_kernels *kernels,
                           int n_members, struct cabe_program_bytes *bytes);
 
 /*
- * Prepares `graph` for runs up to `bounds` and reserves all they need: submit allocates nothing. The program keeps
- * `weights->read` and the buffers; they must outlive it. CABE_ERR_UNSUPPORTED names the node and its dtypes.
+ * Prepares `graph` for runs up to `bounds` and reserves all they need: submit allocates nothing. The program
+ * keeps `weights->read` and the buffers; they must outlive it. CABE_ERR_UNSUPPORTED names the node and its
+ * dtypes.
  */
 CABE_CHECKED enum cabe_status cabe_program_compile(struct cabe_program **out, struct cabe_device *device,
                                                    const struct cabe_graph *graph,
@@ -111,19 +129,20 @@ CABE_CHECKED enum cabe_status cabe_program_compile(struct cabe_program **out, st
 void cabe_program_close(struct cabe_program *program); /* NULL is fine */
 
 /* Inputs are given and outputs fetched by value; bytes must be those of the symbols of the run. */
-CABE_CHECKED enum cabe_status cabe_program_upload(struct cabe_program *program, cabe_value input, const void *data,
-                                                  uint64_t bytes, struct cabe_error *err);
-CABE_CHECKED enum cabe_status cabe_program_download(struct cabe_program *program, cabe_value output, void *data,
-                                                    uint64_t bytes, struct cabe_error *err);
+CABE_CHECKED enum cabe_status cabe_program_upload(struct cabe_program *program, cabe_value input,
+                                                  const void *data, uint64_t bytes, struct cabe_error *err);
+CABE_CHECKED enum cabe_status cabe_program_download(struct cabe_program *program, cabe_value output,
+                                                    void *data, uint64_t bytes, struct cabe_error *err);
 
 /*
- * Starts a run with these symbol values (each at most its bound, at least 1; CABE_SYM_ONE is ignored). The event is
- * the program's own: wait for it before the next submit. `cancel` (may be NULL) is looked at between nodes.
- * Ids, offsets and the like are checked against their tables: a bad one is CABE_ERR_ARGUMENT, not a crash. What goes
- * wrong during the run, and that it was cancelled, is told by cabe_event_wait(); the next run is whole again. Inputs
- * stay until they are replaced.
+ * Starts a run with these symbol values (each at most its bound, at least 1; CABE_SYM_ONE is ignored). The
+ * event is the program's own: wait for it before the next submit. `cancel` (may be NULL) is looked at between
+ * nodes. Ids, offsets and the like are checked against their tables: a bad one is CABE_ERR_ARGUMENT, not a
+ * crash. What goes wrong during the run, and that it was cancelled, is told by cabe_event_wait(); the next
+ * run is whole again. Inputs stay until they are replaced.
  */
-CABE_CHECKED enum cabe_status cabe_program_submit(struct cabe_program *program, const int64_t symbols[CABE_N_SYMBOLS],
+CABE_CHECKED enum cabe_status cabe_program_submit(struct cabe_program *program,
+                                                  const int64_t symbols[CABE_N_SYMBOLS],
                                                   const struct cabe_cancel *cancel, struct cabe_event **event,
                                                   struct cabe_error *err);
 CABE_CHECKED enum cabe_status cabe_event_wait(struct cabe_event *event, struct cabe_error *err);

@@ -24,7 +24,8 @@ struct cabe_exec {
     struct cabe_error err;
 };
 
-int cabe_exec_supports(const struct cabe_device *device, const struct cabe_graph *graph, const struct cabe_node *node)
+int cabe_exec_supports(const struct cabe_device *device, const struct cabe_graph *graph,
+                       const struct cabe_node *node)
 {
     (void)device;
     (void)graph;
@@ -59,7 +60,8 @@ enum cabe_status cabe_exec_compile(struct cabe_program *program, struct cabe_err
     exec->steps = cabe_calloc(2 * (size_t)program->n_nodes, sizeof *exec->steps);
     exec->data = cabe_calloc((size_t)program->n_values, sizeof *exec->data);
     if (!exec->steps || !exec->data)
-        return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for %d steps", program->place, (int)program->n_nodes);
+        return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for %d steps", program->place,
+                         (int)program->n_nodes);
     exec->n_steps = cabe_steps_build(program, exec->steps);
     find_data(exec);
     return CABE_OK;
@@ -95,7 +97,8 @@ static int64_t n_cols(const struct cabe_exec *exec, cabe_value value)
     return cabe_value_dim(&exec->program->values[value], 3, exec->program->symbols);
 }
 
-static void describe_matmul(const struct cabe_exec *exec, const struct cabe_node *node, struct cabe_matmul *mm)
+static void describe_matmul(const struct cabe_exec *exec, const struct cabe_node *node,
+                            struct cabe_matmul *mm)
 {
     *mm = (struct cabe_matmul){
         .w = exec->data[node->in[1]],
@@ -115,10 +118,11 @@ static void describe_matmul(const struct cabe_exec *exec, const struct cabe_node
 }
 
 /*
- * Elementwise kernels are told rows, one at a time where a row is not whole vectors: what an element comes to may
- * depend on whether it is in the tail of a vector, and must not depend on which rows a member got.
+ * Elementwise kernels are told rows, one at a time where a row is not whole vectors: what an element comes to
+ * may depend on whether it is in the tail of a vector, and must not depend on which rows a member got.
  */
-static void run_elementwise(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin, int64_t end)
+static void run_elementwise(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin,
+                            int64_t end)
 {
     const struct cabe_row_kernels *row = &exec->kernels->row;
     int64_t c = n_cols(exec, node->out);
@@ -146,8 +150,8 @@ static void run_norm(const struct cabe_exec *exec, const struct cabe_node *node,
         residual = x;
         x = out;
     }
-    exec->kernels->row.norm(node->norm, node->eps, x, residual, floats(exec, node->in[1]), floats(exec, node->in[2]),
-                            out, n_cols(exec, node->out), begin, end);
+    exec->kernels->row.norm(node->norm, node->eps, x, residual, floats(exec, node->in[1]),
+                            floats(exec, node->in[2]), out, n_cols(exec, node->out), begin, end);
 }
 
 /* Rows [begin, end) of one node that is no matmul and no attention. */
@@ -158,15 +162,16 @@ static void run_rows(const struct cabe_exec *exec, const struct cabe_node *node,
 
     switch (node->op) {
     case CABE_OP_GATHER:
-        row->gather(exec->program->values[node->in[0]].dtype, exec->data[node->in[0]], n_rows(exec, node->in[0]), c,
-                    integers(exec, node->in[1]), floats(exec, node->in[2]), floats(exec, node->out), begin, end);
+        row->gather(exec->program->values[node->in[0]].dtype, exec->data[node->in[0]],
+                    n_rows(exec, node->in[0]), c, integers(exec, node->in[1]), floats(exec, node->in[2]),
+                    floats(exec, node->out), begin, end);
         break;
     case CABE_OP_NORM:
         run_norm(exec, node, begin, end);
         break;
     case CABE_OP_POOL:
-        row->pool(node->pool, floats(exec, node->in[0]), integers(exec, node->in[1]), floats(exec, node->in[2]), c,
-                  floats(exec, node->out), begin, end);
+        row->pool(node->pool, floats(exec, node->in[0]), integers(exec, node->in[1]),
+                  floats(exec, node->in[2]), c, floats(exec, node->out), begin, end);
         break;
     case CABE_OP_UNIT:
         row->unit(node->eps, floats(exec, node->in[0]), floats(exec, node->out), c, begin, end);
@@ -186,7 +191,8 @@ static void run_rows(const struct cabe_exec *exec, const struct cabe_node *node,
 static void step_rows(const struct cabe_exec *exec, struct cabe_team *team, const struct cabe_step *step)
 {
     const struct cabe_program *program = exec->program;
-    int64_t rows = n_rows(exec, step->rows_of), share = (rows + 2 * exec->n_members - 1) / (2 * exec->n_members);
+    int64_t rows = n_rows(exec, step->rows_of),
+            share = (rows + 2 * exec->n_members - 1) / (2 * exec->n_members);
     int64_t block = share < step->block ? share : step->block, begin, end;
     uint8_t *shared = program->block->host + program->placing.shared;
     struct cabe_matmul mm;
@@ -223,7 +229,10 @@ static void step_matmul(const struct cabe_exec *exec, struct cabe_team *team, in
         cabe_matmul_run(exec->kernels, &mm, shared, member_scratch(exec, member), begin, end);
 }
 
-/* One item is one head of one sequence, the longest sequences first, so that no member is left with a long one. */
+/*
+ * One item is one head of one sequence, the longest sequences first, so that no member is left with a long
+ * one.
+ */
 static void step_attention(const struct cabe_exec *exec, struct cabe_team *team, int member,
                            const struct cabe_step *step)
 {
@@ -246,8 +255,8 @@ static void step_attention(const struct cabe_exec *exec, struct cabe_team *team,
             if (offsets[s + 1] > offsets[s])
                 exec->kernels->row.attention(qkv + h * d, k, k + node->n_kv_heads * d, stride,
                                              offsets[s + 1] - offsets[s], d, node->scale, node->mask,
-                                             floats(exec, node->out) + offsets[s] * out_stride + h * d, out_stride,
-                                             member_scratch(exec, member));
+                                             floats(exec, node->out) + offsets[s] * out_stride + h * d,
+                                             out_stride, member_scratch(exec, member));
         }
 }
 
@@ -267,8 +276,8 @@ static int may_begin(struct cabe_exec *exec, int32_t s)
     int32_t stream = exec->steps[s].stream;
 
     if (cabe_cancelled(exec->cancel)) {
-        exec->status = cabe_fail(&exec->err, CABE_ERR_CANCELLED, "%s: cancelled at step %d of %d", program->place,
-                                 (int)s, (int)exec->n_steps);
+        exec->status = cabe_fail(&exec->err, CABE_ERR_CANCELLED, "%s: cancelled at step %d of %d",
+                                 program->place, (int)s, (int)exec->n_steps);
         return 0;
     }
     if (stream >= 0) {
@@ -297,7 +306,8 @@ static uint64_t count_time(struct cabe_exec *exec, enum cabe_step_kind kind, uin
     return now_ns;
 }
 
-static void run_step(const struct cabe_exec *exec, struct cabe_team *team, int member, const struct cabe_step *step)
+static void run_step(const struct cabe_exec *exec, struct cabe_team *team, int member,
+                     const struct cabe_step *step)
 {
     switch (step->kind) {
     case CABE_STEP_ROWS:
@@ -313,8 +323,8 @@ static void run_step(const struct cabe_exec *exec, struct cabe_team *team, int m
 }
 
 /*
- * A barrier between steps. Before a streamed segment there are two: the first says that the one before it is done
- * with, so that its slot can be read into; the second that the segment has come.
+ * A barrier between steps. Before a streamed segment there are two: the first says that the one before it is
+ * done with, so that its slot can be read into; the second that the segment has come.
  */
 static void run_member(struct cabe_team *team, int member, void *arg)
 {
@@ -407,7 +417,8 @@ static enum cabe_status open_buffers(struct cabe_program *program, struct cabe_e
     if (status != CABE_OK)
         return status;
     for (int32_t s = 0; s < program->n_segments; s++)
-        if (program->segments[s].buffer && (status = cabe_buffer_open(program->segments[s].buffer, err)) != CABE_OK) {
+        if (program->segments[s].buffer &&
+            (status = cabe_buffer_open(program->segments[s].buffer, err)) != CABE_OK) {
             close_buffers(program, s);
             return cabe_fail_in(err, status, "%s", program->place);
         }

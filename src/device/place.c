@@ -1,4 +1,5 @@
-/* Where the parts of a program lie: one function for the plan, which measures, and for compile, which places. */
+/* Where the parts of a program lie: one function for the plan, which measures, and for compile, which places.
+ */
 #include "base/arena.h"
 #include "base/memory.h"
 #include "device/program.h"
@@ -89,9 +90,9 @@ static void place_window(const struct cabe_graph *graph, const uint8_t *streamed
     placing->staging_bytes = CABE_STREAM_STACK_BYTES + placing->chunk_bytes;
 }
 
-void cabe_program_place(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS], const uint8_t *streamed,
-                        int is_host_device, const struct cabe_kernels *kernels, int n_members, uint64_t *offsets,
-                        struct cabe_placing *placing)
+void cabe_program_place(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS],
+                        const uint8_t *streamed, int is_host_device, const struct cabe_kernels *kernels,
+                        int n_members, uint64_t *offsets, struct cabe_placing *placing)
 {
     struct needs needs = {0, 0, 0, 0, 0};
     struct cabe_arena arena = {NULL, 0, 0};
@@ -112,8 +113,8 @@ void cabe_program_place(const struct cabe_graph *graph, const int64_t bounds[CAB
     placing->member = (arena.used_bytes + 63) / 64 * 64;
     cabe_arena_take(&arena, times(placing->member_bytes, (uint64_t)n_members), 1, 64);
     placing->order = (arena.used_bytes + 63) / 64 * 64;
-    cabe_arena_take(&arena, times((uint64_t)placing->n_orders, (uint64_t)bounds[CABE_SYM_SEQUENCES]), sizeof(int32_t),
-                    64);
+    cabe_arena_take(&arena, times((uint64_t)placing->n_orders, (uint64_t)bounds[CABE_SYM_SEQUENCES]),
+                    sizeof(int32_t), 64);
     placing->block_bytes = arena.used_bytes;
     place_window(graph, streamed, is_host_device, placing);
 }

@@ -1,4 +1,7 @@
-/* Programs: what compile prepares and reserves, and the way in and out of a run; the run itself is the backend's. */
+/*
+ * Programs: what compile prepares and reserves, and the way in and out of a run; the run itself is the
+ * backend's.
+ */
 #include "device/program.h"
 
 #include <assert.h>
@@ -9,7 +12,8 @@
 
 #define NOT_UPLOADED UINT64_MAX
 
-static enum cabe_status check_bounds(const int64_t bounds[CABE_N_SYMBOLS], const char *place, struct cabe_error *err)
+static enum cabe_status check_bounds(const int64_t bounds[CABE_N_SYMBOLS], const char *place,
+                                     struct cabe_error *err)
 {
     for (int s = CABE_SYM_ONE + 1; s < CABE_N_SYMBOLS; s++)
         if (bounds[s] < 1 || bounds[s] > INT32_MAX)
@@ -20,7 +24,8 @@ static enum cabe_status check_bounds(const int64_t bounds[CABE_N_SYMBOLS], const
 
 /* Every segment with weights has a place to read them from, aligned as kernels want it. */
 static enum cabe_status check_weights(const struct cabe_device *device, const struct cabe_graph *graph,
-                                      const struct cabe_weights *weights, const char *place, struct cabe_error *err)
+                                      const struct cabe_weights *weights, const char *place,
+                                      struct cabe_error *err)
 {
     for (int32_t s = 0; s < cabe_graph_n_segments(graph); s++) {
         uint64_t bytes = cabe_graph_segment_bytes(graph, s);
@@ -30,8 +35,8 @@ static enum cabe_status check_weights(const struct cabe_device *device, const st
         if (bytes == 0)
             continue;
         if (!where || (!where->buffer && !weights->read))
-            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: segment %s has weights and no place for them", place,
-                             cabe_graph_segment_name(graph, s));
+            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: segment %s has weights and no place for them",
+                             place, cabe_graph_segment_name(graph, s));
         if (!where->buffer && foreign != CABE_NO_VALUE)
             return cabe_fail(err, CABE_ERR_UNSUPPORTED,
                              "%s: segment %s cannot be streamed: another one reads its weight %s", place,
@@ -42,11 +47,12 @@ static enum cabe_status check_weights(const struct cabe_device *device, const st
             return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: segment %s is in a buffer of another device", place,
                              cabe_graph_segment_name(graph, s));
         if (where->offset % 64 != 0 || ((uintptr_t)where->buffer->host & 63) != 0)
-            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: segment %s begins at %llu, not at a multiple of 64", place,
-                             cabe_graph_segment_name(graph, s), (unsigned long long)where->offset);
+            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: segment %s begins at %llu, not at a multiple of 64",
+                             place, cabe_graph_segment_name(graph, s), (unsigned long long)where->offset);
         if (where->offset > where->buffer->bytes || bytes > where->buffer->bytes - where->offset)
-            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: segment %s has %llu bytes at %llu of a buffer of %llu",
-                             place, cabe_graph_segment_name(graph, s), (unsigned long long)bytes,
+            return cabe_fail(err, CABE_ERR_ARGUMENT,
+                             "%s: segment %s has %llu bytes at %llu of a buffer of %llu", place,
+                             cabe_graph_segment_name(graph, s), (unsigned long long)bytes,
                              (unsigned long long)where->offset, (unsigned long long)where->buffer->bytes);
     }
     return CABE_OK;
@@ -58,13 +64,13 @@ static enum cabe_status check_nodes(const struct cabe_device *device, const stru
     for (int32_t i = 0; i < cabe_graph_n_nodes(graph); i++) {
         const struct cabe_node *node = cabe_graph_node(graph, i);
         const struct cabe_value_info *a = cabe_graph_value(graph, node->in[0]);
-        const struct cabe_value_info *b =
-            node->op == CABE_OP_MATMUL ? cabe_graph_value(graph, node->in[1]) : cabe_graph_value(graph, node->out);
+        const struct cabe_value_info *b = node->op == CABE_OP_MATMUL ? cabe_graph_value(graph, node->in[1])
+                                                                     : cabe_graph_value(graph, node->out);
 
         if (!cabe_device_supports(device, graph, node))
-            return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: %s cannot do node %d, %s of %s %s and %s %s", place,
-                             cabe_device_name(device), (int)i, cabe_op_name(node->op), cabe_dtype_name(a->dtype),
-                             a->name, cabe_dtype_name(b->dtype), b->name);
+            return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: %s cannot do node %d, %s of %s %s and %s %s",
+                             place, cabe_device_name(device), (int)i, cabe_op_name(node->op),
+                             cabe_dtype_name(a->dtype), a->name, cabe_dtype_name(b->dtype), b->name);
     }
     return CABE_OK;
 }
@@ -161,7 +167,8 @@ static enum cabe_status new_program(struct cabe_program **out, struct cabe_devic
     program->segments = cabe_calloc((size_t)program->n_segments, sizeof *program->segments);
     if (!program->values || !program->nodes || !program->checks || !program->offsets || !program->uploaded ||
         !program->segments)
-        return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for the tables of a program of %zu nodes", place, n_nodes);
+        return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for the tables of a program of %zu nodes", place,
+                         n_nodes);
     return CABE_OK;
 }
 
@@ -188,16 +195,16 @@ static enum cabe_status alloc_memory(struct cabe_program *program, struct cabe_e
     enum cabe_status status;
 
     if (placing->block_bytes > INT64_MAX)
-        return cabe_fail(err, CABE_ERR_LIMIT, "%s: the working memory for %lld tokens and %lld sequences has no size",
+        return cabe_fail(err, CABE_ERR_LIMIT,
+                         "%s: the working memory for %lld tokens and %lld sequences has no size",
                          program->place, (long long)program->bounds[CABE_SYM_TOKENS],
                          (long long)program->bounds[CABE_SYM_SEQUENCES]);
     status = cabe_buffer_alloc_resident(&program->block, program->device, placing->block_bytes,
                                         CABE_PURPOSE_ACTIVATIONS, program->place, err);
     if (status != CABE_OK || placing->window_bytes == 0)
         return status;
-    status = cabe_buffer_alloc_resident(&program->window, program->device,
-                                        placing->window_bytes, CABE_PURPOSE_STAGING, program->place,
-                                        err);
+    status = cabe_buffer_alloc_resident(&program->window, program->device, placing->window_bytes,
+                                        CABE_PURPOSE_STAGING, program->place, err);
     if (status != CABE_OK)
         return status;
     for (int32_t s = 0; s < program->n_segments; s++)
@@ -226,7 +233,8 @@ static enum cabe_status place_program(struct cabe_program *program, const struct
 
 enum cabe_status cabe_program_compile(struct cabe_program **out, struct cabe_device *device,
                                       const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS],
-                                      const struct cabe_weights *weights, const char *place, struct cabe_error *err)
+                                      const struct cabe_weights *weights, const char *place,
+                                      struct cabe_error *err)
 {
     struct cabe_program *program = NULL;
     enum cabe_status status;
@@ -243,10 +251,12 @@ enum cabe_status cabe_program_compile(struct cabe_program **out, struct cabe_dev
     program->bounds[CABE_SYM_ONE] = 1;
     copy_graph(program, graph);
     copy_segments(program, graph, weights);
-    if ((status = place_program(program, graph, err)) != CABE_OK || (status = alloc_memory(program, err)) != CABE_OK ||
+    if ((status = place_program(program, graph, err)) != CABE_OK ||
+        (status = alloc_memory(program, err)) != CABE_OK ||
         (status = device->backend->compile(program, err)) != CABE_OK)
         goto fail;
-    if (program->n_streamed && (status = cabe_stream_open(&program->stream, program, weights, err)) != CABE_OK)
+    if (program->n_streamed &&
+        (status = cabe_stream_open(&program->stream, program, weights, err)) != CABE_OK)
         goto fail;
     *out = program;
     return CABE_OK;
@@ -269,8 +279,8 @@ void cabe_program_close(struct cabe_program *program)
     cabe_buffer_free(program->block);
     cabe_pages_unmap(program->chunk, program->placing.chunk_bytes);
     if (program->staged_bytes)
-        cabe_ledger_release(program->device->config.ledger, CABE_HOST, CABE_PURPOSE_STAGING, program->staged_bytes,
-                            program->place);
+        cabe_ledger_release(program->device->config.ledger, CABE_HOST, CABE_PURPOSE_STAGING,
+                            program->staged_bytes, program->place);
     program->device->n_programs--;
     cabe_free(program->values);
     cabe_free(program->nodes);
@@ -281,8 +291,8 @@ void cabe_program_close(struct cabe_program *program)
     cabe_free(program);
 }
 
-static enum cabe_status check_value(const struct cabe_program *program, cabe_value value, enum cabe_value_kind kind,
-                                    struct cabe_error *err)
+static enum cabe_status check_value(const struct cabe_program *program, cabe_value value,
+                                    enum cabe_value_kind kind, struct cabe_error *err)
 {
     if (value >= 0 && value < program->n_values && program->values[value].kind == kind)
         return CABE_OK;
@@ -290,8 +300,8 @@ static enum cabe_status check_value(const struct cabe_program *program, cabe_val
                      kind == CABE_INPUT ? "inputs" : "outputs");
 }
 
-enum cabe_status cabe_program_upload(struct cabe_program *program, cabe_value input, const void *data, uint64_t bytes,
-                                     struct cabe_error *err)
+enum cabe_status cabe_program_upload(struct cabe_program *program, cabe_value input, const void *data,
+                                     uint64_t bytes, struct cabe_error *err)
 {
     enum cabe_status status = check_value(program, input, CABE_INPUT, err);
     uint64_t most;
@@ -307,8 +317,8 @@ enum cabe_status cabe_program_upload(struct cabe_program *program, cabe_value in
     return status;
 }
 
-enum cabe_status cabe_program_download(struct cabe_program *program, cabe_value output, void *data, uint64_t bytes,
-                                       struct cabe_error *err)
+enum cabe_status cabe_program_download(struct cabe_program *program, cabe_value output, void *data,
+                                       uint64_t bytes, struct cabe_error *err)
 {
     enum cabe_status status = check_value(program, output, CABE_OUTPUT, err);
     uint64_t has;
@@ -320,13 +330,14 @@ enum cabe_status cabe_program_download(struct cabe_program *program, cabe_value 
                          program->values[output].name);
     has = cabe_value_bytes(&program->values[output], program->symbols);
     if (bytes != has)
-        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: output %s has %llu bytes, %llu are wanted", program->place,
-                         program->values[output].name, (unsigned long long)has, (unsigned long long)bytes);
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: output %s has %llu bytes, %llu are wanted",
+                         program->place, program->values[output].name, (unsigned long long)has,
+                         (unsigned long long)bytes);
     return cabe_buffer_download(program->block, program->offsets[output], data, bytes, err);
 }
 
-static enum cabe_status check_symbols(const struct cabe_program *program, const int64_t symbols[CABE_N_SYMBOLS],
-                                      struct cabe_error *err)
+static enum cabe_status check_symbols(const struct cabe_program *program,
+                                      const int64_t symbols[CABE_N_SYMBOLS], struct cabe_error *err)
 {
     for (int s = CABE_SYM_ONE + 1; s < CABE_N_SYMBOLS; s++)
         if (symbols[s] < 1 || symbols[s] > program->bounds[s])
@@ -347,7 +358,8 @@ static enum cabe_status check_sizes(const struct cabe_program *program, const in
             continue;
         wanted = cabe_value_bytes(info, symbols);
         if (program->uploaded[v] == NOT_UPLOADED)
-            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: input %s was not given", program->place, info->name);
+            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: input %s was not given", program->place,
+                             info->name);
         if (program->uploaded[v] != wanted)
             return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: input %s has %llu bytes, this run wants %llu",
                              program->place, info->name, (unsigned long long)program->uploaded[v],
@@ -368,7 +380,8 @@ enum cabe_status cabe_program_submit(struct cabe_program *program, const int64_t
         return cabe_fail(err, CABE_ERR_BUSY, "%s: its last run has not been waited for", program->place);
     memcpy(run, symbols, sizeof run);
     run[CABE_SYM_ONE] = 1;
-    if ((status = check_symbols(program, run, err)) != CABE_OK || (status = check_sizes(program, run, err)) != CABE_OK)
+    if ((status = check_symbols(program, run, err)) != CABE_OK ||
+        (status = check_sizes(program, run, err)) != CABE_OK)
         return status;
     memcpy(program->symbols, run, sizeof run);
     program->has_results = 0;
@@ -404,7 +417,8 @@ void cabe_program_times(const struct cabe_program *program, struct cabe_program_
 static enum cabe_status check_ids(const struct cabe_program *program, const struct cabe_program_check *check,
                                   const int32_t *ids, struct cabe_error *err)
 {
-    const struct cabe_value_info *input = &program->values[check->input], *table = &program->values[check->of];
+    const struct cabe_value_info *input = &program->values[check->input],
+                                 *table = &program->values[check->of];
     int64_t n = cabe_value_dim(input, 2, program->symbols) * cabe_value_dim(input, 3, program->symbols);
     int64_t rows = cabe_value_dim(table, 2, program->symbols);
 
@@ -415,20 +429,21 @@ static enum cabe_status check_ids(const struct cabe_program *program, const stru
     return CABE_OK;
 }
 
-static enum cabe_status check_offsets(const struct cabe_program *program, const struct cabe_program_check *check,
-                                      const int32_t *offsets, struct cabe_error *err)
+static enum cabe_status check_offsets(const struct cabe_program *program,
+                                      const struct cabe_program_check *check, const int32_t *offsets,
+                                      struct cabe_error *err)
 {
     const struct cabe_value_info *input = &program->values[check->input], *x = &program->values[check->of];
     int64_t n = cabe_value_dim(input, 2, program->symbols) * cabe_value_dim(input, 3, program->symbols);
     int64_t rows = cabe_value_dim(x, 2, program->symbols);
 
     if (offsets[0] != 0 || offsets[n - 1] != rows)
-        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s go from %d to %d, wanted from 0 to %lld", program->place,
-                         input->name, (int)offsets[0], (int)offsets[n - 1], (long long)rows);
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s go from %d to %d, wanted from 0 to %lld",
+                         program->place, input->name, (int)offsets[0], (int)offsets[n - 1], (long long)rows);
     for (int64_t i = 1; i < n; i++)
         if (offsets[i] < offsets[i - 1])
-            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s[%lld] is %d after %d", program->place, input->name,
-                             (long long)i, (int)offsets[i], (int)offsets[i - 1]);
+            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s[%lld] is %d after %d", program->place,
+                             input->name, (long long)i, (int)offsets[i], (int)offsets[i - 1]);
     return CABE_OK;
 }
 

@@ -7,14 +7,14 @@
 
 /* Where the parts of a program lie, in bytes from the start of its block, window or staging. */
 struct cabe_placing {
-    uint64_t shared;       /* scratch that members share */
-    uint64_t member;       /* scratch of member 0; the next one's follows after member_bytes */
+    uint64_t shared; /* scratch that members share */
+    uint64_t member; /* scratch of member 0; the next one's follows after member_bytes */
     uint64_t member_bytes;
-    uint64_t order;        /* [attention offsets][sequences] i32: sequences, longest first */
+    uint64_t order; /* [attention offsets][sequences] i32: sequences, longest first */
     uint64_t block_bytes;
-    uint64_t slot_bytes[2]; /* of the window; slot k % 2 holds the k-th streamed segment, the second lies behind */
+    uint64_t slot_bytes[2]; /* of the window, one behind the other; k % 2 holds the k-th streamed segment */
     uint64_t window_bytes;
-    uint64_t chunk_bytes;  /* staging: what is read before it is uploaded; 0 where it is read in place */
+    uint64_t chunk_bytes;   /* staging: what is read before it is uploaded; 0 where it is read in place */
     uint64_t staging_bytes; /* the chunk and the reader's stack */
     int n_orders;
 };
@@ -59,8 +59,8 @@ struct cabe_program {
 
     struct cabe_placing placing;
     struct cabe_buffer *block, *window;
-    uint64_t staged_bytes; /* in the ledger */
-    void *chunk;           /* of staging; NULL where weights are read in place */
+    uint64_t staged_bytes;      /* in the ledger */
+    void *chunk;                /* of staging; NULL where weights are read in place */
     struct cabe_stream *stream; /* NULL where nothing is streamed */
 
     int64_t symbols[CABE_N_SYMBOLS]; /* of the last run; 0 before the first */
@@ -70,13 +70,17 @@ struct cabe_program {
     struct cabe_program_times times;
 };
 
-/* The one function that measures and places; `streamed`, `offsets` may be NULL. Saturates: see block_bytes. */
-void cabe_program_place(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS], const uint8_t *streamed,
-                        int is_host_device, const struct cabe_kernels *kernels, int n_members, uint64_t *offsets,
-                        struct cabe_placing *placing);
+/* The one function that measures and places; `streamed`, `offsets` may be NULL. Saturates: see block_bytes.
+ */
+void cabe_program_place(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS],
+                        const uint8_t *streamed, int is_host_device, const struct cabe_kernels *kernels,
+                        int n_members, uint64_t *offsets, struct cabe_placing *placing);
 /* Whether there is anything to read, and for anyone, when the segment is streamed. */
 int cabe_segment_streams(const struct cabe_graph *graph, int32_t segment);
-/* Ids within their tables, offsets from 0 to the rows without a step back; host pointers to the inputs' bytes. */
+/*
+ * Ids within their tables, offsets from 0 to the rows without a step back; host pointers to the inputs'
+ * bytes.
+ */
 enum cabe_status cabe_program_check_inputs(const struct cabe_program *program, const uint8_t *block,
                                            struct cabe_error *err);
 

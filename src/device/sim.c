@@ -1,7 +1,7 @@
 /*
- * A device that computes on the CPU with the manners of a GPU: memory of its own that the host cannot touch, a
- * capacity, copies that are counted. A host pointer that leaks into a run, or a device pointer that leaks out of one,
- * dies here instead of on a machine with a GPU.
+ * A device that computes on the CPU with the manners of a GPU: memory of its own that the host cannot touch,
+ * a capacity, copies that are counted. A host pointer that leaks into a run, or a device pointer that leaks
+ * out of one, dies here instead of on a machine with a GPU.
  */
 #include <string.h>
 #include <sys/mman.h>
@@ -10,7 +10,10 @@
 #include "device/backend.h"
 #include "device/exec.h"
 
-/* Rights are those of the holders together. mprotect on a whole mapping of ours only fails for lack of memory. */
+/*
+ * Rights are those of the holders together. mprotect on a whole mapping of ours only fails for lack of
+ * memory.
+ */
 static enum cabe_status guard(struct cabe_buffer *buffer, int rights, struct cabe_error *err)
 {
     if (mprotect(buffer->host, cabe_pages_round(buffer->bytes), rights) != 0)

@@ -65,8 +65,8 @@ static int independent(const struct cabe_program *program, const struct cabe_nod
 }
 
 /* Whether a node whose rows are those of `value` may join the group; no node: only the rows count. */
-static int joins(const struct cabe_program *program, const struct cabe_step *group, const struct cabe_node *node,
-                 int32_t segment, cabe_value value)
+static int joins(const struct cabe_program *program, const struct cabe_step *group,
+                 const struct cabe_node *node, int32_t segment, cabe_value value)
 {
     if (!group || group->kind != CABE_STEP_ROWS || group->prepare >= 0 || group->segment != segment ||
         !cabe_dim_same(program->values[group->rows_of].dim[2], program->values[value].dim[2]))

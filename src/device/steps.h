@@ -14,7 +14,7 @@ struct cabe_step {
     int32_t block;         /* ROWS: rows at a time that stay in cache */
     int32_t order;         /* ATTENTION: which list of the longest */
     int32_t segment;
-    int32_t stream;        /* first step of this streamed segment, or -1 */
+    int32_t stream; /* first step of this streamed segment, or -1 */
 };
 
 /* `steps` has room for 2 * n_nodes. Returns how many there are. */

@@ -49,12 +49,13 @@ static enum cabe_status read_segment(struct cabe_stream *stream, int32_t k, cons
 
     assert(segment);
     for (uint64_t at = 0; at < segment->bytes && status == CABE_OK;) {
-        uint64_t n = segment->bytes - at < CABE_STREAM_CHUNK_BYTES ? segment->bytes - at : CABE_STREAM_CHUNK_BYTES;
+        uint64_t n =
+            segment->bytes - at < CABE_STREAM_CHUNK_BYTES ? segment->bytes - at : CABE_STREAM_CHUNK_BYTES;
         uint8_t *to = stream->chunk ? stream->chunk : program->window->host + segment->offset + at;
 
         if (cabe_cancelled(cancel))
-            return cabe_fail(err, CABE_ERR_CANCELLED, "%s: cancelled while segment %s was read", program->place,
-                             segment->name);
+            return cabe_fail(err, CABE_ERR_CANCELLED, "%s: cancelled while segment %s was read",
+                             program->place, segment->name);
         status = stream->read(stream->self, segment->source + at, to, n, err);
         if (status == CABE_OK && stream->chunk)
             status = cabe_buffer_upload(program->window, segment->offset + at, stream->chunk, n, err);
@@ -120,7 +121,8 @@ enum cabe_status cabe_stream_open(struct cabe_stream **out, struct cabe_program 
 
     *out = NULL;
     if (!stream)
-        return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for the reader of streamed weights", program->place);
+        return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for the reader of streamed weights",
+                         program->place);
     stream->program = program;
     stream->read = weights->read;
     stream->self = weights->self;

@@ -78,7 +78,8 @@ static int good(const struct cabe_graph *graph)
 }
 
 /* Room for one more item at `*items`. */
-static int grow(struct cabe_graph *graph, void **items, int32_t n, int32_t *max, int32_t limit, size_t item_bytes)
+static int grow(struct cabe_graph *graph, void **items, int32_t n, int32_t *max, int32_t limit,
+                size_t item_bytes)
 {
     int32_t wanted = *max ? *max * 2 : 32;
     void *grown;
@@ -86,12 +87,14 @@ static int grow(struct cabe_graph *graph, void **items, int32_t n, int32_t *max,
     if (n < *max)
         return 1;
     if (n >= limit) {
-        (void)cabe_fail(&graph->first, CABE_ERR_LIMIT, "graph: more than %d values, nodes or segments", (int)limit);
+        (void)cabe_fail(&graph->first, CABE_ERR_LIMIT, "graph: more than %d values, nodes or segments",
+                        (int)limit);
         return 0;
     }
     grown = cabe_realloc(*items, (size_t)wanted, item_bytes);
     if (!grown) {
-        (void)cabe_fail(&graph->first, CABE_ERR_OOM, "graph: no memory for %d values, nodes or segments", (int)wanted);
+        (void)cabe_fail(&graph->first, CABE_ERR_OOM, "graph: no memory for %d values, nodes or segments",
+                        (int)wanted);
         return 0;
     }
     *items = grown;
@@ -102,7 +105,8 @@ static int grow(struct cabe_graph *graph, void **items, int32_t n, int32_t *max,
 static int grow_values(struct cabe_graph *graph)
 {
     void *items = graph->values;
-    int ok = grow(graph, &items, graph->n_values, &graph->values_max, GRAPH_VALUES_MAX, sizeof *graph->values);
+    int ok =
+        grow(graph, &items, graph->n_values, &graph->values_max, GRAPH_VALUES_MAX, sizeof *graph->values);
 
     graph->values = items;
     return ok;
@@ -171,19 +175,21 @@ static cabe_value add_value(struct cabe_graph *graph, const char *name, enum cab
 
 static int dim_usable(struct cabe_dim dim)
 {
-    if ((unsigned)dim.symbol >= CABE_N_SYMBOLS || dim.n < 0 || dim.n > DIM_MAX || dim.plus < 0 || dim.plus > DIM_MAX)
+    if ((unsigned)dim.symbol >= CABE_N_SYMBOLS || dim.n < 0 || dim.n > DIM_MAX || dim.plus < 0 ||
+        dim.plus > DIM_MAX)
         return 0;
     dim = cabe_dim_tidy(dim);
     return dim.n > 0;
 }
 
-cabe_value cabe_graph_input(struct cabe_graph *graph, const char *name, enum cabe_dtype dtype, struct cabe_dim rows,
-                            struct cabe_dim cols)
+cabe_value cabe_graph_input(struct cabe_graph *graph, const char *name, enum cabe_dtype dtype,
+                            struct cabe_dim rows, struct cabe_dim cols)
 {
     if (!good(graph) || !check_name(graph, name))
         return CABE_NO_VALUE;
     if ((unsigned)dtype >= CABE_N_DTYPES || cabe_dtype_block(dtype) != 1) {
-        (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: an input cannot be %s", name, cabe_dtype_name(dtype));
+        (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: an input cannot be %s", name,
+                        cabe_dtype_name(dtype));
         return CABE_NO_VALUE;
     }
     if (!dim_usable(rows) || !dim_usable(cols)) {
@@ -202,9 +208,10 @@ cabe_value cabe_graph_weight(struct cabe_graph *graph, const char *name, enum ca
     if (!good(graph) || !check_name(graph, name))
         return CABE_NO_VALUE;
     if (rows < 1 || cols < 1 || rows > DIM_MAX || cols > DIM_MAX || (unsigned)dtype >= CABE_N_DTYPES ||
-        !cabe_packed_ok(dtype, packing, rows, cols) || cabe_packed_bytes(dtype, packing, rows, cols) > INT64_MAX) {
-        (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: shape [%lld, %lld] cannot be kept as %s in %s", name,
-                        (long long)rows, (long long)cols, cabe_dtype_name(dtype),
+        !cabe_packed_ok(dtype, packing, rows, cols) ||
+        cabe_packed_bytes(dtype, packing, rows, cols) > INT64_MAX) {
+        (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: shape [%lld, %lld] cannot be kept as %s in %s",
+                        name, (long long)rows, (long long)cols, cabe_dtype_name(dtype),
                         packing == CABE_PANELS ? "panels" : "rows");
         return CABE_NO_VALUE;
     }
@@ -219,8 +226,8 @@ void cabe_graph_output(struct cabe_graph *graph, cabe_value value, const char *n
     if (!good(graph) || !check_name(graph, name))
         return;
     if (value < 0 || value >= graph->n_values || graph->values[value].kind != CABE_TEMP) {
-        (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: only what a node gives can be an output, and once",
-                        name);
+        (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT,
+                        "%s: only what a node gives can be an output, and once", name);
         return;
     }
     info = &graph->values[value];
@@ -262,7 +269,8 @@ static int present(struct cabe_graph *graph, cabe_value value, const char *what,
 {
     if (value >= 0 && value < graph->n_values)
         return 1;
-    (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: node %d has no %s", what, (int)graph->n_nodes, role);
+    (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: node %d has no %s", what, (int)graph->n_nodes,
+                    role);
     return 0;
 }
 
@@ -331,8 +339,8 @@ static int is_input(struct cabe_graph *graph, cabe_value value, const char *what
     return 0;
 }
 
-static cabe_value add_node(struct cabe_graph *graph, struct cabe_node *node, const char *about, struct cabe_dim rows,
-                           struct cabe_dim cols)
+static cabe_value add_node(struct cabe_graph *graph, struct cabe_node *node, const char *about,
+                           struct cabe_dim rows, struct cabe_dim cols)
 {
     char name[96];
 
@@ -422,7 +430,8 @@ cabe_value cabe_graph_norm(struct cabe_graph *graph, cabe_value x, cabe_value ga
     rows = graph->values[x].dim[2];
     cols = graph->values[x].dim[3];
     if (!vector(graph, gamma, CABE_F32, cols, 0, "norm", "gamma") ||
-        !vector(graph, beta, CABE_F32, cols, 1, what, "beta") || !alike(graph, residual, rows, cols, what, "residual"))
+        !vector(graph, beta, CABE_F32, cols, 1, what, "beta") ||
+        !alike(graph, residual, rows, cols, what, "residual"))
         return CABE_NO_VALUE;
     node.norm = norm;
     node.eps = eps;
@@ -441,8 +450,8 @@ cabe_value cabe_graph_attention(struct cabe_graph *graph, cabe_value qkv, cabe_v
     if (n_heads < 1 || n_kv_heads < 1 || head_dim < 1 || n_heads % n_kv_heads != 0 || n_heads > 65536 ||
         head_dim > 65536) {
         (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT,
-                        "attention of %s: %d heads, %d of keys, of %d: not a way to share", name_of(graph, qkv),
-                        n_heads, n_kv_heads, head_dim);
+                        "attention of %s: %d heads, %d of keys, of %d: not a way to share",
+                        name_of(graph, qkv), n_heads, n_kv_heads, head_dim);
         return CABE_NO_VALUE;
     }
     rows = graph->values[qkv].dim[2];
@@ -469,7 +478,8 @@ static cabe_value pairwise(struct cabe_graph *graph, enum cabe_op op, cabe_value
         return CABE_NO_VALUE;
     ai = &graph->values[a];
     bi = &graph->values[b];
-    if (!(is_one(bi->dim[2]) && cabe_dim_same(bi->dim[3], ai->dim[3])) && !shaped(graph, b, ai->dim[2], ai->dim[3]))
+    if (!(is_one(bi->dim[2]) && cabe_dim_same(bi->dim[3], ai->dim[3])) &&
+        !shaped(graph, b, ai->dim[2], ai->dim[3]))
         return CABE_NO_VALUE;
     return add_node(graph, &node, bi->name, ai->dim[2], ai->dim[3]);
 }
@@ -501,7 +511,8 @@ cabe_value cabe_graph_pool(struct cabe_graph *graph, cabe_value x, cabe_value of
     struct cabe_dim sequences = {1, CABE_SYM_SEQUENCES, 0}, n_offsets = {1, CABE_SYM_SEQUENCES, 1};
 
     if (!good(graph) || !activations(graph, x, "pool", "activations") ||
-        !vector(graph, offsets, CABE_I32, n_offsets, 0, "pool", "offsets") || !is_input(graph, offsets, "pool") ||
+        !vector(graph, offsets, CABE_I32, n_offsets, 0, "pool", "offsets") ||
+        !is_input(graph, offsets, "pool") ||
         !vector(graph, row_weight, CABE_F32, graph->values[x].dim[2], 1, "pool", "row weights"))
         return CABE_NO_VALUE;
     node.pool = pool;
@@ -531,11 +542,12 @@ static enum cabe_status lay_weights(struct cabe_graph *graph)
         bytes = cabe_packed_bytes(info->dtype, info->packing, info->dim[2].n, info->dim[3].n);
         info->offset = (segment->bytes + WEIGHT_ALIGN - 1) / WEIGHT_ALIGN * WEIGHT_ALIGN;
         if (__builtin_add_overflow(info->offset, bytes, &segment->bytes) || segment->bytes > INT64_MAX)
-            return cabe_fail(&graph->first, CABE_ERR_LIMIT, "segment %s: its weights pass %lld bytes", segment->name,
-                             (long long)INT64_MAX);
+            return cabe_fail(&graph->first, CABE_ERR_LIMIT, "segment %s: its weights pass %lld bytes",
+                             segment->name, (long long)INT64_MAX);
     }
     for (int32_t s = 0; s < graph->n_segments; s++)
-        graph->segments[s].bytes = (graph->segments[s].bytes + SEGMENT_ALIGN - 1) / SEGMENT_ALIGN * SEGMENT_ALIGN;
+        graph->segments[s].bytes =
+            (graph->segments[s].bytes + SEGMENT_ALIGN - 1) / SEGMENT_ALIGN * SEGMENT_ALIGN;
     return CABE_OK;
 }
 

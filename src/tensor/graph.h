@@ -1,13 +1,14 @@
 /*
  * A network as a graph: values (what a tensor is called, its shape, its dtype) and nodes (what is done).
  *
- * Shapes have four dimensions, row-major, dim[3] contiguous; images are channels-last, [n, height, width, channels].
- * A dimension is a constant times a symbol, so one graph serves every batch up to a bound: `tokens` counts the
- * tokens of all sequences packed end to end (no padding token exists), `sequences` the sequences.
+ * Shapes have four dimensions, row-major, dim[3] contiguous; images are channels-last, [n, height, width,
+ * channels]. A dimension is a constant times a symbol, so one graph serves every batch up to a bound:
+ * `tokens` counts the tokens of all sequences packed end to end (no padding token exists), `sequences` the
+ * sequences.
  *
- * A network declares segments (an encoder layer, a UNet block): weights of a segment lie together and are streamed
- * or offloaded together. Segment 0 is what comes before the first declared one. Nodes run in the order they were
- * added, segments never go back.
+ * A network declares segments (an encoder layer, a UNet block): weights of a segment lie together and are
+ * streamed or offloaded together. Segment 0 is what comes before the first declared one. Nodes run in the
+ * order they were added, segments never go back.
  *
  * Building never fails half-way: the first error is kept and given by cabe_graph_finish().
  *
@@ -41,9 +42,11 @@ typedef int32_t cabe_value; /* index of a value in its graph; -1: none */
 enum cabe_value_kind { CABE_INPUT, CABE_WEIGHT, CABE_TEMP, CABE_OUTPUT };
 
 enum cabe_op {
-    CABE_OP_GATHER,    /* in: table [v, c], ids i32 [t], row_scale f32 [v] or none -> [t, c] */
-    CABE_OP_MATMUL,    /* in: x [t, k], w PANELS [n, k], bias f32 [n] or none, residual [t, n] or none -> [t, n]; act */
-    CABE_OP_NORM,      /* in: x [t, c], gamma f32 [c], beta f32 [c] or none, residual [t, c] or none -> norm(x + residual) */
+    CABE_OP_GATHER, /* in: table [v, c], ids i32 [t], row_scale f32 [v] or none -> [t, c] */
+    CABE_OP_MATMUL, /* in: x [t, k], w PANELS [n, k], bias f32 [n] or none, residual [t, n] or none -> [t, n];
+                       act */
+    CABE_OP_NORM,   /* in: x [t, c], gamma f32 [c], beta f32 [c] or none, residual [t, c] or none -> norm(x +
+                       residual) */
     CABE_OP_ATTENTION, /* in: qkv [t, (h + 2 g) * d], offsets i32 [s + 1] -> [t, h * d] */
     CABE_OP_ADD,       /* in: a [t, c], b [t, c] or [1, c] -> [t, c] */
     CABE_OP_MUL,       /* as ADD */
@@ -53,7 +56,14 @@ enum cabe_op {
     CABE_N_OPS
 };
 
-enum cabe_act { CABE_ACT_NONE, CABE_ACT_GELU_ERF, CABE_ACT_GELU_TANH, CABE_ACT_SILU, CABE_ACT_RELU, CABE_ACT_TANH };
+enum cabe_act {
+    CABE_ACT_NONE,
+    CABE_ACT_GELU_ERF,
+    CABE_ACT_GELU_TANH,
+    CABE_ACT_SILU,
+    CABE_ACT_RELU,
+    CABE_ACT_TANH
+};
 enum cabe_norm { CABE_NORM_LAYER, CABE_NORM_RMS };
 enum cabe_pool { CABE_POOL_MEAN, CABE_POOL_FIRST, CABE_POOL_LAST };
 enum cabe_mask { CABE_MASK_NONE, CABE_MASK_CAUSAL };
@@ -83,8 +93,8 @@ struct cabe_value_info {
     enum cabe_dtype dtype;
     enum cabe_packing packing; /* weights; others are ROWS */
     struct cabe_dim dim[4];
-    int32_t segment;  /* weights: where they lie */
-    uint64_t offset;  /* weights: byte offset in their segment, aligned to 64; set by finish */
+    int32_t segment; /* weights: where they lie */
+    uint64_t offset; /* weights: byte offset in their segment, aligned to 64; set by finish */
 };
 
 struct cabe_graph;
@@ -93,18 +103,22 @@ CABE_CHECKED enum cabe_status cabe_graph_open(struct cabe_graph **out, struct ca
 void cabe_graph_close(struct cabe_graph *graph); /* NULL is fine */
 
 /*
- * Values. Shapes are given as [rows, cols] of the common case; dim[0] and dim[1] are then 1. Where a node wants a vector
- * [n], both [1, n] and [n, 1] will do. Names are unique, 1 to 63 bytes. Ids and offsets are inputs.
+ * Values. Shapes are given as [rows, cols] of the common case; dim[0] and dim[1] are then 1. Where a node
+ * wants a vector [n], both [1, n] and [n, 1] will do. Names are unique, 1 to 63 bytes. Ids and offsets are
+ * inputs.
  */
-cabe_value cabe_graph_input(struct cabe_graph *graph, const char *name, enum cabe_dtype dtype, struct cabe_dim rows,
-                            struct cabe_dim cols);
+cabe_value cabe_graph_input(struct cabe_graph *graph, const char *name, enum cabe_dtype dtype,
+                            struct cabe_dim rows, struct cabe_dim cols);
 cabe_value cabe_graph_weight(struct cabe_graph *graph, const char *name, enum cabe_dtype dtype,
                              enum cabe_packing packing, int64_t rows, int64_t cols);
-void cabe_graph_output(struct cabe_graph *graph, cabe_value value, const char *name); /* makes a TEMP an OUTPUT */
-void cabe_graph_segment(struct cabe_graph *graph, const char *name); /* what is added next belongs to a new segment */
+/* Makes a TEMP an OUTPUT. */
+void cabe_graph_output(struct cabe_graph *graph, cabe_value value, const char *name);
+/* What is added next belongs to a new segment. */
+void cabe_graph_segment(struct cabe_graph *graph, const char *name);
 
 /* Nodes; each gives its output value, f32, checked against the shapes of its inputs. */
-cabe_value cabe_graph_gather(struct cabe_graph *graph, cabe_value table, cabe_value ids, cabe_value row_scale);
+cabe_value cabe_graph_gather(struct cabe_graph *graph, cabe_value table, cabe_value ids,
+                             cabe_value row_scale);
 cabe_value cabe_graph_matmul(struct cabe_graph *graph, cabe_value x, cabe_value w, cabe_value bias,
                              cabe_value residual, enum cabe_act act, enum cabe_precision precision);
 cabe_value cabe_graph_norm(struct cabe_graph *graph, cabe_value x, cabe_value gamma, cabe_value beta,
@@ -129,26 +143,33 @@ int32_t cabe_graph_n_nodes(const struct cabe_graph *graph);
 const struct cabe_node *cabe_graph_node(const struct cabe_graph *graph, int32_t node);
 int32_t cabe_graph_n_segments(const struct cabe_graph *graph);
 const char *cabe_graph_segment_name(const struct cabe_graph *graph, int32_t segment);
-/* A weight of this segment that a node of another segment reads, so that it cannot be streamed; or CABE_NO_VALUE. */
+/*
+ * A weight of this segment that a node of another segment reads, so that it cannot be streamed; or
+ * CABE_NO_VALUE.
+ */
 cabe_value cabe_graph_segment_foreign(const struct cabe_graph *graph, int32_t segment);
 const char *cabe_op_name(enum cabe_op op);
 /* Bytes of the weights of one segment, padding to 4096 included. */
 uint64_t cabe_graph_segment_bytes(const struct cabe_graph *graph, int32_t segment);
 
 int cabe_dim_same(struct cabe_dim a, struct cabe_dim b); /* whatever the symbols are */
-/* Elements of one dimension, and bytes of a value, when the symbols have these sizes; INT64_MAX, UINT64_MAX on overflow. */
+/*
+ * Elements of one dimension, and bytes of a value, when the symbols have these sizes; INT64_MAX, UINT64_MAX
+ * on overflow.
+ */
 int64_t cabe_value_dim(const struct cabe_value_info *info, int dim, const int64_t symbols[CABE_N_SYMBOLS]);
 uint64_t cabe_value_bytes(const struct cabe_value_info *info, const int64_t symbols[CABE_N_SYMBOLS]);
 
 /*
- * Where the temporaries, inputs and outputs of a graph lie in one block when no symbol exceeds its bound: values whose
- * lives do not overlap share bytes; an input keeps its own between runs, an output from its node until the next run.
- * `offsets[value]` (multiples of 64) is set for every value but weights (may be NULL to measure only). Returns the
- * bytes of the block, UINT64_MAX on overflow. The same function measures for the plan and places for the device; it
- * allocates nothing. The output of ADD, MUL, ACT, UNIT and NORM may lie on an operand, that of MATMUL on the residual,
- * where the life of that one ends.
+ * Where the temporaries, inputs and outputs of a graph lie in one block when no symbol exceeds its bound:
+ * values whose lives do not overlap share bytes; an input keeps its own between runs, an output from its node
+ * until the next run. `offsets[value]` (multiples of 64) is set for every value but weights (may be NULL to
+ * measure only). Returns the bytes of the block, UINT64_MAX on overflow. The same function measures for the
+ * plan and places for the device; it allocates nothing. The output of ADD, MUL, ACT, UNIT and NORM may lie on
+ * an operand, that of MATMUL on the residual, where the life of that one ends.
  */
-uint64_t cabe_graph_layout(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS], uint64_t *offsets);
+uint64_t cabe_graph_layout(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS],
+                           uint64_t *offsets);
 
 /* Operations of one run (a multiply-add counts two) and bytes of weights it reads; for predicted time. */
 struct cabe_graph_work {

@@ -37,7 +37,8 @@ struct cabe_graph {
     cabe_value *root;          /* per value: whose bytes it has; itself where it has its own */
     int32_t n_items;
 
-    pthread_mutex_t lock; /* guards the two below: choosing offsets needs room, and must not fail for lack of it */
+    pthread_mutex_t
+        lock; /* guards the two below: choosing offsets needs room, and must not fail for lack of it */
     struct layout_item *sorted;
     struct layout_item *placed;
 };

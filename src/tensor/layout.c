@@ -1,10 +1,10 @@
 /*
- * Where temporaries, inputs and outputs lie: greedy by size over live intervals, each into the smallest gap that
- * takes it (Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020).
+ * Where temporaries, inputs and outputs lie: greedy by size over live intervals, each into the smallest gap
+ * that takes it (Pisarchyk and Lee, Efficient Memory Management for Deep Neural Net Inference, 2020).
  *
- * Inputs share their bytes with nobody, so that one may be uploaded once and used by many runs, and the next inputs may
- * arrive before the last outputs have left. Outputs live from their node to the end. A node that works element by element writes over
- * an operand whose life ends there.
+ * Inputs share their bytes with nobody, so that one may be uploaded once and used by many runs, and the next
+ * inputs may arrive before the last outputs have left. Outputs live from their node to the end. A node that
+ * works element by element writes over an operand whose life ends there.
  */
 #include "tensor/graph_impl.h"
 
@@ -25,7 +25,10 @@ static int uses(const struct cabe_node *node, cabe_value value)
     return n;
 }
 
-/* The operand of node `i` that its output may overwrite, or CABE_NO_VALUE. `last[value]`: the node that reads it last. */
+/*
+ * The operand of node `i` that its output may overwrite, or CABE_NO_VALUE. `last[value]`: the node that reads
+ * it last.
+ */
 static cabe_value dying_operand(const struct cabe_graph *graph, int32_t i, const int32_t *last)
 {
     const struct cabe_node *node = &graph->nodes[i];
@@ -37,7 +40,8 @@ static cabe_value dying_operand(const struct cabe_graph *graph, int32_t i, const
         candidates[0] = node->in[0];
         candidates[1] = node->in[1];
         break;
-    case CABE_OP_NORM: /* x + residual is residual + x; the residual has lived longer, so it is the better home */
+    case CABE_OP_NORM: /* x + residual is residual + x; the residual has lived longer, so it is the better
+                          home */
         candidates[0] = node->in[3];
         candidates[1] = node->in[0];
         break;
@@ -158,7 +162,10 @@ static void sort_items(struct layout_item *items, int32_t n, int (*order)(const 
     }
 }
 
-/* The offset of the tightest gap of `bytes` between placed items that live when `item` does. placed[] is by offset. */
+/*
+ * The offset of the tightest gap of `bytes` between placed items that live when `item` does. placed[] is by
+ * offset.
+ */
 static uint64_t best_gap(const struct layout_item *placed, int32_t n, const struct layout_item *item)
 {
     uint64_t low = 0, best = UINT64_MAX, best_room = UINT64_MAX;
@@ -202,7 +209,8 @@ static uint64_t place_items(struct layout_item *items, struct layout_item *place
     return block;
 }
 
-uint64_t cabe_graph_layout(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS], uint64_t *offsets)
+uint64_t cabe_graph_layout(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS],
+                           uint64_t *offsets)
 {
     struct cabe_graph *g = (struct cabe_graph *)(uintptr_t)graph; /* only its lock and what the lock guards */
     int (*const orders[])(const void *, const void *) = {by_size, by_begin};

@@ -62,10 +62,12 @@ static void a_cap_is_never_passed(void **state)
     (void)state;
     machine_open(&m, ON_SIM, 1, 10 * 4096);
     OK(cabe_buffer_alloc(&a, m.device, 7 * 4096, CABE_PURPOSE_WEIGHTS, "a", &why));
-    assert_int_equal(cabe_buffer_alloc(&b, m.device, 3 * 4096 + 1, CABE_PURPOSE_WEIGHTS, "b", &err), CABE_ERR_BUDGET);
+    assert_int_equal(cabe_buffer_alloc(&b, m.device, 3 * 4096 + 1, CABE_PURPOSE_WEIGHTS, "b", &err),
+                     CABE_ERR_BUDGET);
     assert_int_equal(err.missing_bytes, 4096);
     assert_null(b);
-    assert_int_equal(cabe_buffer_alloc(&b, m.device, 12 * 4096, CABE_PURPOSE_WEIGHTS, "b", &err), CABE_ERR_BUDGET);
+    assert_int_equal(cabe_buffer_alloc(&b, m.device, 12 * 4096, CABE_PURPOSE_WEIGHTS, "b", &err),
+                     CABE_ERR_BUDGET);
     assert_int_equal(err.missing_bytes, 9 * 4096);
     OK(cabe_buffer_alloc(&b, m.device, 3 * 4096, CABE_PURPOSE_WEIGHTS, "b", &why));
     cabe_buffer_free(a);
@@ -198,9 +200,9 @@ static void refuses_half_a_configuration(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(buffers_keep_bytes),      cmocka_unit_test(a_cap_is_never_passed),
-        cmocka_unit_test(only_the_host_adopts),    cmocka_unit_test(the_host_cannot_touch_a_sim),
-        cmocka_unit_test(copies_are_counted),      cmocka_unit_test(refuses_half_a_configuration),
+        cmocka_unit_test(buffers_keep_bytes),   cmocka_unit_test(a_cap_is_never_passed),
+        cmocka_unit_test(only_the_host_adopts), cmocka_unit_test(the_host_cannot_touch_a_sim),
+        cmocka_unit_test(copies_are_counted),   cmocka_unit_test(refuses_half_a_configuration),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -22,10 +22,10 @@
 #define SIM_LEDGER_DEVICE 1
 
 static struct cabe_error why;
-#define OK(call)                                                                                                      \
-    do {                                                                                                              \
-        if ((call) != CABE_OK)                                                                                        \
-            fail_msg("%s: %s", #call, why.text);                                                                      \
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        if ((call) != CABE_OK)                                                                               \
+            fail_msg("%s: %s", #call, why.text);                                                             \
     } while (0)
 
 enum kind { ON_CPU, ON_SIM };
@@ -90,7 +90,10 @@ static inline float rnd_float(uint64_t *seed)
     return (float)((int32_t)(rnd(seed) % 20001) - 10000) / 10000.0f;
 }
 
-/* The weights of a graph in host memory, segment after segment as compile wants them, and as the f32 they come from. */
+/*
+ * The weights of a graph in host memory, segment after segment as compile wants them, and as the f32 they
+ * come from.
+ */
 struct store {
     uint8_t *memory;
     uint64_t bytes;
@@ -115,8 +118,8 @@ static inline void store_rows(const struct cabe_kernels *kernels, enum cabe_dtyp
     }
 }
 
-static inline void store_open(struct store *store, const struct cabe_graph *graph, const struct cabe_kernels *kernels,
-                              uint64_t seed)
+static inline void store_open(struct store *store, const struct cabe_graph *graph,
+                              const struct cabe_kernels *kernels, uint64_t seed)
 {
     memset(store, 0, sizeof *store);
     store->n_values = cabe_graph_n_values(graph);
@@ -144,7 +147,8 @@ static inline void store_open(struct store *store, const struct cabe_graph *grap
         if (info->packing == CABE_PANELS) {
             uint8_t *scratch = aligned_alloc(64, (cabe_matmul_pack_scratch_bytes(cols) + 63) / 64 * 64 + 64);
 
-            OK(cabe_matmul_pack(CABE_F32, store->plain[v], rows, info->dtype, cols, 0, (rows + 15) / 16, scratch, out, &why));
+            OK(cabe_matmul_pack(CABE_F32, store->plain[v], rows, info->dtype, cols, 0, (rows + 15) / 16,
+                                scratch, out, &why));
             free(scratch);
         } else {
             store_rows(kernels, info->dtype, store->plain[v], rows, cols, out);
@@ -201,7 +205,8 @@ static inline enum cabe_status load(struct loaded *l, const struct machine *m, c
     if (place == ADOPTED) {
         status = cabe_buffer_adopt(&l->weights, m->device, store->memory, store->bytes, err);
     } else if (place != STREAMED) {
-        status = cabe_buffer_alloc(&l->weights, m->device, store->bytes, CABE_PURPOSE_WEIGHTS, "weights", err);
+        status =
+            cabe_buffer_alloc(&l->weights, m->device, store->bytes, CABE_PURPOSE_WEIGHTS, "weights", err);
         if (status == CABE_OK)
             status = cabe_buffer_upload(l->weights, 0, store->memory, store->bytes, err);
     }
@@ -256,8 +261,8 @@ static inline void bert_weight_name(char name[64], int layer, const char *what)
     snprintf(name, 64, "blk.%d.%s", layer, what);
 }
 
-static inline cabe_value panels(struct cabe_graph *g, int layer, const char *what, enum cabe_dtype dtype, int64_t n,
-                                int64_t k)
+static inline cabe_value panels(struct cabe_graph *g, int layer, const char *what, enum cabe_dtype dtype,
+                                int64_t n, int64_t k)
 {
     char name[64];
 
@@ -288,29 +293,31 @@ static inline struct cabe_graph *bert_open(int n_layers, enum cabe_dtype dtype, 
     offsets = cabe_graph_input(g, "offsets", CABE_I32, OFFSETS, ONE(1));
     h = cabe_graph_gather(g, cabe_graph_weight(g, "words", CABE_F16, CABE_ROWS, 50, c), ids, CABE_NO_VALUE);
     type = cabe_graph_weight(g, "type", CABE_F32, CABE_ROWS, 1, c);
-    h = cabe_graph_add(g, h, cabe_graph_add(g, cabe_graph_gather(g, cabe_graph_weight(g, "places", CABE_F32, CABE_ROWS,
-                                                                                     80, c),
-                                                                 positions, CABE_NO_VALUE),
-                                            type));
-    h = cabe_graph_norm(g, h, vector(g, -1, "norm", c), vector(g, -1, "beta", c), CABE_NO_VALUE, CABE_NORM_LAYER,
-                        1e-12f);
+    h = cabe_graph_add(
+        g, h,
+        cabe_graph_add(g,
+                       cabe_graph_gather(g, cabe_graph_weight(g, "places", CABE_F32, CABE_ROWS, 80, c),
+                                         positions, CABE_NO_VALUE),
+                       type));
+    h = cabe_graph_norm(g, h, vector(g, -1, "norm", c), vector(g, -1, "beta", c), CABE_NO_VALUE,
+                        CABE_NORM_LAYER, 1e-12f);
     for (int i = 0; i < n_layers; i++) {
         cabe_value a, u;
         char name[32];
 
         snprintf(name, sizeof name, "layer %d", i);
         cabe_graph_segment(g, name);
-        a = cabe_graph_matmul(g, h, panels(g, i, "qkv", dtype, 3 * c, c), vector(g, i, "qkv.b", 3 * c), CABE_NO_VALUE,
-                              CABE_ACT_NONE, precision);
+        a = cabe_graph_matmul(g, h, panels(g, i, "qkv", dtype, 3 * c, c), vector(g, i, "qkv.b", 3 * c),
+                              CABE_NO_VALUE, CABE_ACT_NONE, precision);
         a = cabe_graph_attention(g, a, offsets, 4, 4, 16, 0.25f, CABE_MASK_NONE);
-        a = cabe_graph_matmul(g, a, panels(g, i, "out", dtype, c, c), vector(g, i, "out.b", c), h, CABE_ACT_NONE,
-                              precision);
-        h = cabe_graph_norm(g, a, vector(g, i, "n1", c), vector(g, i, "n1.b", c), CABE_NO_VALUE, CABE_NORM_LAYER,
-                            1e-12f);
+        a = cabe_graph_matmul(g, a, panels(g, i, "out", dtype, c, c), vector(g, i, "out.b", c), h,
+                              CABE_ACT_NONE, precision);
+        h = cabe_graph_norm(g, a, vector(g, i, "n1", c), vector(g, i, "n1.b", c), CABE_NO_VALUE,
+                            CABE_NORM_LAYER, 1e-12f);
         u = cabe_graph_matmul(g, h, panels(g, i, "up", dtype, f, c), vector(g, i, "up.b", f), CABE_NO_VALUE,
                               CABE_ACT_GELU_ERF, precision);
-        u = cabe_graph_matmul(g, u, panels(g, i, "down", dtype, c, f), vector(g, i, "down.b", c), CABE_NO_VALUE,
-                              CABE_ACT_NONE, precision);
+        u = cabe_graph_matmul(g, u, panels(g, i, "down", dtype, c, f), vector(g, i, "down.b", c),
+                              CABE_NO_VALUE, CABE_ACT_NONE, precision);
         h = cabe_graph_norm(g, u, vector(g, i, "n2", c), vector(g, i, "n2.b", c), h, CABE_NORM_LAYER, 1e-12f);
     }
     cabe_graph_output(g, h, "states");
@@ -328,16 +335,18 @@ static inline enum cabe_status batch_give(struct cabe_program *program, const st
     uint64_t ids_bytes = (uint64_t)b->symbols[CABE_SYM_TOKENS] * 4;
     enum cabe_status status;
 
-    if ((status = cabe_program_upload(program, cabe_graph_find(g, "ids"), b->ids, ids_bytes, err)) != CABE_OK ||
-        (status = cabe_program_upload(program, cabe_graph_find(g, "positions"), b->positions, ids_bytes, err)) !=
-            CABE_OK)
+    if ((status = cabe_program_upload(program, cabe_graph_find(g, "ids"), b->ids, ids_bytes, err)) !=
+            CABE_OK ||
+        (status = cabe_program_upload(program, cabe_graph_find(g, "positions"), b->positions, ids_bytes,
+                                      err)) != CABE_OK)
         return status;
     return cabe_program_upload(program, cabe_graph_find(g, "offsets"), b->offsets,
                                (uint64_t)b->symbols[CABE_SYM_SEQUENCES] * 4 + 4, err);
 }
 
-static inline enum cabe_status batch_run(struct cabe_program *program, const struct cabe_graph *g, struct batch *b,
-                                         const struct cabe_cancel *cancel, struct cabe_error *err)
+static inline enum cabe_status batch_run(struct cabe_program *program, const struct cabe_graph *g,
+                                         struct batch *b, const struct cabe_cancel *cancel,
+                                         struct cabe_error *err)
 {
     struct cabe_event *event;
     enum cabe_status status;

@@ -14,7 +14,8 @@ static cabe_value row_weight(struct cabe_graph *g, const char *name, int64_t c)
     return cabe_graph_weight(g, name, CABE_F32, CABE_ROWS, 1, c);
 }
 
-/* Finishes `g`, runs it with `inputs` by name, leaves output "y" in `out`; `plain` may take the weights' f32. */
+/* Finishes `g`, runs it with `inputs` by name, leaves output "y" in `out`; `plain` may take the weights' f32.
+ */
 struct given {
     const char *name;
     const void *data;
@@ -22,8 +23,8 @@ struct given {
 };
 
 static void run(struct cabe_graph *g, const struct given *inputs, float *out, int64_t n_out,
-                void (*reference)(const struct store *store, const struct cabe_graph *g, const struct given *inputs,
-                                  double *want),
+                void (*reference)(const struct store *store, const struct cabe_graph *g,
+                                  const struct given *inputs, double *want),
                 double bound)
 {
     double *want = calloc((size_t)n_out, sizeof *want), largest = 1e-30;
@@ -43,7 +44,8 @@ static void run(struct cabe_graph *g, const struct given *inputs, float *out, in
             OK(cabe_program_upload(l.program, cabe_graph_find(g, in->name), in->data, in->bytes, &why));
         OK(cabe_program_submit(l.program, symbols, NULL, &event, &why));
         OK(cabe_event_wait(event, &why));
-        OK(cabe_program_download(l.program, cabe_graph_find(g, "y"), out, (uint64_t)n_out * sizeof(float), &why));
+        OK(cabe_program_download(l.program, cabe_graph_find(g, "y"), out, (uint64_t)n_out * sizeof(float),
+                                 &why));
         reference(&store, g, inputs, want);
         for (int64_t i = 0; i < n_out; i++)
             largest = fabs(want[i]) > largest ? fabs(want[i]) : largest;
@@ -92,15 +94,16 @@ static const float *x_of(const struct given *inputs)
     return inputs[0].data;
 }
 
-static void gather_reference(const struct store *store, const struct cabe_graph *g, const struct given *inputs,
-                             double *want)
+static void gather_reference(const struct store *store, const struct cabe_graph *g,
+                             const struct given *inputs, double *want)
 {
     const int32_t *ids = inputs[0].data;
     const float *scale = weight_of(store, g, "scale");
 
     for (int t = 0; t < T; t++)
         for (int i = 0; i < n_cols; i++)
-            want[t * n_cols + i] = (double)weight_of(store, g, "table")[ids[t] * n_cols + i] * (double)scale[ids[t]];
+            want[t * n_cols + i] =
+                (double)weight_of(store, g, "table")[ids[t] * n_cols + i] * (double)scale[ids[t]];
 }
 
 static void gathers(void **state)
@@ -108,8 +111,8 @@ static void gathers(void **state)
     static const struct {
         enum cabe_dtype dtype;
         double bound;
-    } cases[] = {{CABE_F32, 1e-6},  {CABE_F16, 1e-3}, {CABE_BF16, 1e-2},
-                 {CABE_I8, 1e-2},   {CABE_Q8_0, 2e-2}, {CABE_Q4_0, 0.15}};
+    } cases[] = {{CABE_F32, 1e-6}, {CABE_F16, 1e-3},  {CABE_BF16, 1e-2},
+                 {CABE_I8, 1e-2},  {CABE_Q8_0, 2e-2}, {CABE_Q4_0, 0.15}};
     int32_t ids[T];
     float out[T * 96];
 
@@ -133,8 +136,8 @@ static double gelu(double x)
     return 0.5 * x * erfc(-x / sqrt(2.0));
 }
 
-static void matmul_reference(const struct store *store, const struct cabe_graph *g, const struct given *inputs,
-                             double *want)
+static void matmul_reference(const struct store *store, const struct cabe_graph *g,
+                             const struct given *inputs, double *want)
 {
     const float *x = x_of(inputs), *w = weight_of(store, g, "w"), *bias = weight_of(store, g, "bias");
     const float *residual = inputs[1].data;
@@ -172,9 +175,10 @@ static void multiplies(void **state)
         cabe_value w = cabe_graph_weight(g, "w", cases[c].dtype, CABE_PANELS, 40, 96);
 
         n_cols = 96;
-        cabe_graph_output(g, cabe_graph_matmul(g, in, w, row_weight(g, "bias", 40), r, CABE_ACT_GELU_ERF,
-                                               cases[c].precision),
-                          "y");
+        cabe_graph_output(
+            g,
+            cabe_graph_matmul(g, in, w, row_weight(g, "bias", 40), r, CABE_ACT_GELU_ERF, cases[c].precision),
+            "y");
         run(g, inputs, out, T * 40, matmul_reference, cases[c].bound);
     }
     free(x);
@@ -192,7 +196,8 @@ static void norm_rows(double *x, int c, const float *gamma, const float *beta, i
         for (int i = 0; i < c; i++)
             square += (x[t * c + i] - mean) * (x[t * c + i] - mean) / c;
         for (int i = 0; i < c; i++)
-            x[t * c + i] = (x[t * c + i] - mean) / sqrt(square + 1e-5) * (double)gamma[i] + (beta ? (double)beta[i] : 0);
+            x[t * c + i] =
+                (x[t * c + i] - mean) / sqrt(square + 1e-5) * (double)gamma[i] + (beta ? (double)beta[i] : 0);
     }
 }
 
@@ -256,8 +261,8 @@ static double act_of(double x)
 }
 
 /* act(x) * w + b with rows that are the same for all, then + act(x). */
-static void elementwise_reference(const struct store *store, const struct cabe_graph *g, const struct given *inputs,
-                                  double *want)
+static void elementwise_reference(const struct store *store, const struct cabe_graph *g,
+                                  const struct given *inputs, double *want)
 {
     for (int t = 0; t < T; t++)
         for (int i = 0; i < n_cols; i++) {
@@ -291,8 +296,8 @@ static void elementwise(void **state)
 
 static int heads, kv_heads, causal;
 
-static void attention_reference(const struct store *store, const struct cabe_graph *g, const struct given *inputs,
-                                double *want)
+static void attention_reference(const struct store *store, const struct cabe_graph *g,
+                                const struct given *inputs, double *want)
 {
     const int d = 24, stride = (heads + 2 * kv_heads) * d;
     const float *qkv = x_of(inputs);
@@ -340,8 +345,9 @@ static void attends(void **state)
         heads = shapes[k][0];
         kv_heads = shapes[k][1];
         causal = shapes[k][2];
-        cabe_graph_output(g, cabe_graph_attention(g, in, at, heads, kv_heads, 24, 0.125f,
-                                                  causal ? CABE_MASK_CAUSAL : CABE_MASK_NONE),
+        cabe_graph_output(g,
+                          cabe_graph_attention(g, in, at, heads, kv_heads, 24, 0.125f,
+                                               causal ? CABE_MASK_CAUSAL : CABE_MASK_NONE),
                           "y");
         run(g, inputs, out, T * heads * 24, attention_reference, 1e-5);
         free(x);

@@ -203,7 +203,8 @@ static void refuses_one_page_too_little(void **state)
     cabe_graph_close(g);
 }
 
-static void expect_refusal(const struct loaded *l, const struct cabe_graph *g, struct batch *b, const char *message)
+static void expect_refusal(const struct loaded *l, const struct cabe_graph *g, struct batch *b,
+                           const char *message)
 {
     struct cabe_error err;
 
@@ -256,8 +257,10 @@ static void refuses_bad_inputs(void **state)
         b.symbols[CABE_SYM_TOKENS] = 21;
         assert_int_equal(cabe_program_submit(l.program, b.symbols, NULL, &event, &err), CABE_ERR_ARGUMENT);
         assert_string_equal(err.text, "test: input ids has 88 bytes, this run wants 84");
-        assert_int_equal(cabe_program_upload(l.program, cabe_graph_find(g, "words"), &b, 4, &err), CABE_ERR_ARGUMENT);
-        assert_int_equal(cabe_program_download(l.program, cabe_graph_find(g, "ids"), &b, 4, &err), CABE_ERR_ARGUMENT);
+        assert_int_equal(cabe_program_upload(l.program, cabe_graph_find(g, "words"), &b, 4, &err),
+                         CABE_ERR_ARGUMENT);
+        assert_int_equal(cabe_program_download(l.program, cabe_graph_find(g, "ids"), &b, 4, &err),
+                         CABE_ERR_ARGUMENT);
         assert_int_equal(cabe_program_download(l.program, cabe_graph_find(g, "states"), &b, 4, &err),
                          CABE_ERR_ARGUMENT);
         unload(&l);
@@ -288,8 +291,9 @@ static void one_run_at_a_time(void **state)
     assert_int_equal(cabe_program_submit(l.program, b.symbols, NULL, &second, &err), CABE_ERR_BUSY);
     OK(cabe_event_wait(event, &why));
     assert_int_equal(cabe_event_wait(event, &err), CABE_ERR_ARGUMENT);
-    OK(cabe_program_submit(l.program, b.symbols, NULL, &event, &why)); /* inputs stay until they are replaced */
-    unload(&l);                                                       /* not waited for: close does */
+    OK(cabe_program_submit(l.program, b.symbols, NULL, &event,
+                           &why)); /* inputs stay until they are replaced */
+    unload(&l);                    /* not waited for: close does */
     store_close(&store);
     machine_close(&m);
     cabe_graph_close(g);
@@ -319,8 +323,9 @@ static void stops_and_goes_on(void **state)
 
         atomic_store(&cancel.wanted, 1);
         assert_int_equal(batch_run(l.program, g, &b, &cancel, &err), CABE_ERR_CANCELLED);
-        assert_int_equal(cabe_program_download(l.program, cabe_graph_find(g, "embeddings"), b.embeddings, 512, &err),
-                         CABE_ERR_ARGUMENT);
+        assert_int_equal(
+            cabe_program_download(l.program, cabe_graph_find(g, "embeddings"), b.embeddings, 512, &err),
+            CABE_ERR_ARGUMENT);
         atomic_store(&cancel.wanted, 0);
         l.source.n_reads = 0;
         l.source.cancel_at_read = &cancel;
@@ -334,7 +339,8 @@ static void stops_and_goes_on(void **state)
 
             l.source.fail_offset = store.offset[s] + 5;
             assert_int_equal(batch_run(l.program, g, &b, &cancel, &err), CABE_ERR_IO);
-            snprintf(text, sizeof text, "test: segment %s: weights.bin: offset", cabe_graph_segment_name(g, s));
+            snprintf(text, sizeof text, "test: segment %s: weights.bin: offset",
+                     cabe_graph_segment_name(g, s));
             assert_memory_equal(err.text, text, strlen(text));
             l.source.fail_offset = UINT64_MAX;
             OK(batch_run(l.program, g, &b, &cancel, &why));
@@ -389,18 +395,22 @@ static void refuses_weights_that_are_not_there(void **state)
 
     (void)state;
     machine_open(&m, ON_CPU, 1, 0);
-    assert_int_equal(cabe_program_compile(&program, m.device, g, bounds, &weights, "p", &err), CABE_ERR_ARGUMENT);
+    assert_int_equal(cabe_program_compile(&program, m.device, g, bounds, &weights, "p", &err),
+                     CABE_ERR_ARGUMENT);
     assert_string_equal(err.text, "p: sequences up to 0; wanted 1 to 2147483647");
     bounds[CABE_SYM_SEQUENCES] = 1;
     assert_int_equal(cabe_program_compile(&program, m.device, g, bounds, NULL, "p", &err), CABE_ERR_ARGUMENT);
-    assert_int_equal(cabe_program_compile(&program, m.device, g, bounds, &weights, "p", &err), CABE_ERR_ARGUMENT);
+    assert_int_equal(cabe_program_compile(&program, m.device, g, bounds, &weights, "p", &err),
+                     CABE_ERR_ARGUMENT);
     assert_string_equal(err.text, "p: segment begin has weights and no place for them");
     OK(cabe_buffer_alloc(&buffer, m.device, 4096, CABE_PURPOSE_WEIGHTS, "small", &why));
     segment[0].buffer = segment[1].buffer = buffer;
-    assert_int_equal(cabe_program_compile(&program, m.device, g, bounds, &weights, "p", &err), CABE_ERR_ARGUMENT);
+    assert_int_equal(cabe_program_compile(&program, m.device, g, bounds, &weights, "p", &err),
+                     CABE_ERR_ARGUMENT);
     assert_null(program);
     segment[0].offset = 32;
-    assert_int_equal(cabe_program_compile(&program, m.device, g, bounds, &weights, "p", &err), CABE_ERR_ARGUMENT);
+    assert_int_equal(cabe_program_compile(&program, m.device, g, bounds, &weights, "p", &err),
+                     CABE_ERR_ARGUMENT);
     assert_string_equal(err.text, "p: segment begin begins at 32, not at a multiple of 64");
     cabe_buffer_free(buffer);
     machine_close(&m);

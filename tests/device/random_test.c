@@ -1,6 +1,6 @@
 /*
- * Random graphs compute the same bytes when values share memory, nodes work in place and rows go through groups of
- * nodes a few at a time, as when every value has bytes of its own and one thread walks.
+ * Random graphs compute the same bytes when values share memory, nodes work in place and rows go through
+ * groups of nodes a few at a time, as when every value has bytes of its own and one thread walks.
  */
 #include "fixture.h"
 
@@ -40,7 +40,8 @@ static void run(struct outcome *out, enum cabe_dtype dtype, enum cabe_precision 
     machine_open(&m, kind, n_threads, 0);
     store_open(&store, g, m.kernels, seed);
     OK(load(&l, &m, g, &store, place, bounds, &why));
-    OK(cabe_program_upload(l.program, cabe_graph_find(g, "ids"), ids, (uint64_t)symbols[CABE_SYM_TOKENS] * 4, &why));
+    OK(cabe_program_upload(l.program, cabe_graph_find(g, "ids"), ids, (uint64_t)symbols[CABE_SYM_TOKENS] * 4,
+                           &why));
     OK(cabe_program_upload(l.program, cabe_graph_find(g, "offsets"), offsets,
                            (uint64_t)symbols[CABE_SYM_SEQUENCES] * 4 + 4, &why));
     OK(cabe_program_submit(l.program, symbols, NULL, &event, &why));
@@ -78,8 +79,9 @@ static void compare(const struct outcome *want, const struct outcome *got, uint6
         assert_int_equal(want->bytes[i], got->bytes[i]);
         for (uint64_t k = 0; k < want->bytes[i] / 4; k++)
             if (memcmp(&want->data[i][k], &got->data[i][k], 4) != 0)
-                fail_msg("seed %llu, %s: %s[%llu] is %g, wanted %g", (unsigned long long)seed, what, want->name[i],
-                         (unsigned long long)k, (double)got->data[i][k], (double)want->data[i][k]);
+                fail_msg("seed %llu, %s: %s[%llu] is %g, wanted %g", (unsigned long long)seed, what,
+                         want->name[i], (unsigned long long)k, (double)got->data[i][k],
+                         (double)want->data[i][k]);
     }
 }
 

@@ -26,8 +26,8 @@ static inline uint32_t random_below(uint32_t n)
 }
 
 /*
- * Values of one of four widths, joined at random from random_state; outputs out0, out1... and "last". With `all_out`
- * every value is an output, so that none shares its bytes; otherwise the graph is the same.
+ * Values of one of four widths, joined at random from random_state; outputs out0, out1... and "last". With
+ * `all_out` every value is an output, so that none shares its bytes; otherwise the graph is the same.
  */
 static inline struct cabe_graph *random_graph(enum cabe_dtype dtype, enum cabe_precision precision,
                                               int all_out)
@@ -54,7 +54,8 @@ static inline struct cabe_graph *random_graph(enum cabe_dtype dtype, enum cabe_p
         }
     }
     for (int k = 0; k < n_nodes; k++) {
-        int i = n ? (int)random_below((uint32_t)n) : 0, j, op = n ? (int)random_below(8) : 0, to = (int)random_below(4);
+        int i = n ? (int)random_below((uint32_t)n) : 0, j, op = n ? (int)random_below(8) : 0,
+            to = (int)random_below(4);
         cabe_value other = CABE_NO_VALUE;
 
         for (j = 0; n && j < 8 && other == CABE_NO_VALUE; j++) {
@@ -76,7 +77,8 @@ static inline struct cabe_graph *random_graph(enum cabe_dtype dtype, enum cabe_p
                                         width[i] == to ? other : CABE_NO_VALUE, CABE_ACT_NONE, precision);
             break;
         case 3:
-            pool[n] = cabe_graph_norm(g, pool[i], gamma[width[i]], CABE_NO_VALUE, other, CABE_NORM_RMS, 1e-6f);
+            pool[n] =
+                cabe_graph_norm(g, pool[i], gamma[width[i]], CABE_NO_VALUE, other, CABE_NORM_RMS, 1e-6f);
             break;
         case 4:
             pool[n] = cabe_graph_add(g, pool[i], other != CABE_NO_VALUE ? other : pool[i]);

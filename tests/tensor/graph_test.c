@@ -52,16 +52,17 @@ static struct cabe_graph *bert(int n_layers, int64_t c, int64_t f, int n_heads)
 
         snprintf(name, sizeof name, "layer %d", i);
         cabe_graph_segment(g, name);
-        a = cabe_graph_matmul(g, h, weight(g, "qkv", i, 3 * c, c), weight(g, "qkv_b", i, 1, 3 * c), CABE_NO_VALUE,
-                              CABE_ACT_NONE, CABE_PRECISION_HIGH);
+        a = cabe_graph_matmul(g, h, weight(g, "qkv", i, 3 * c, c), weight(g, "qkv_b", i, 1, 3 * c),
+                              CABE_NO_VALUE, CABE_ACT_NONE, CABE_PRECISION_HIGH);
         a = cabe_graph_attention(g, a, offsets, n_heads, n_heads, (int)(c / n_heads), 0.1f, CABE_MASK_NONE);
         a = cabe_graph_matmul(g, a, weight(g, "out", i, c, c), weight(g, "out_b", i, 1, c), CABE_NO_VALUE,
                               CABE_ACT_NONE, CABE_PRECISION_HIGH);
-        h = cabe_graph_norm(g, a, weight(g, "n1", i, 1, c), weight(g, "n1_b", i, 1, c), h, CABE_NORM_LAYER, 1e-12f);
+        h = cabe_graph_norm(g, a, weight(g, "n1", i, 1, c), weight(g, "n1_b", i, 1, c), h, CABE_NORM_LAYER,
+                            1e-12f);
         u = cabe_graph_matmul(g, h, weight(g, "up", i, f, c), weight(g, "up_b", i, 1, f), CABE_NO_VALUE,
                               CABE_ACT_GELU_ERF, CABE_PRECISION_HIGH);
-        u = cabe_graph_matmul(g, u, weight(g, "down", i, c, f), weight(g, "down_b", i, 1, c), h, CABE_ACT_NONE,
-                              CABE_PRECISION_HIGH);
+        u = cabe_graph_matmul(g, u, weight(g, "down", i, c, f), weight(g, "down_b", i, 1, c), h,
+                              CABE_ACT_NONE, CABE_PRECISION_HIGH);
         h = cabe_graph_norm(g, u, weight(g, "n2", i, 1, c), weight(g, "n2_b", i, 1, c), CABE_NO_VALUE,
                             CABE_NORM_LAYER, 1e-12f);
     }
@@ -121,8 +122,9 @@ static void keeps_the_first_mistake(void **state)
     cabe_value w = cabe_graph_weight(g, "blk.3.attn_q", CABE_F32, CABE_PANELS, 4096, 4096);
 
     (void)state;
-    assert_int_equal(cabe_graph_matmul(g, x, w, CABE_NO_VALUE, CABE_NO_VALUE, CABE_ACT_NONE, CABE_PRECISION_HIGH),
-                     CABE_NO_VALUE);
+    assert_int_equal(
+        cabe_graph_matmul(g, x, w, CABE_NO_VALUE, CABE_NO_VALUE, CABE_ACT_NONE, CABE_PRECISION_HIGH),
+        CABE_NO_VALUE);
     cabe_graph_output(g, 77, "");
     expect(g, "blk.3.attn_q: shape [4096, 4096], wanted [4096, 1024]");
 }
@@ -260,12 +262,9 @@ static void build_survives_no_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(builds_a_bert),
-        cmocka_unit_test(keeps_the_first_mistake),
-        cmocka_unit_test(names_what_is_wrong),
-        cmocka_unit_test(sees_weights_used_elsewhere),
-        cmocka_unit_test(counts_work),
-        cmocka_unit_test(build_survives_no_memory),
+        cmocka_unit_test(builds_a_bert),       cmocka_unit_test(keeps_the_first_mistake),
+        cmocka_unit_test(names_what_is_wrong), cmocka_unit_test(sees_weights_used_elsewhere),
+        cmocka_unit_test(counts_work),         cmocka_unit_test(build_survives_no_memory),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -109,7 +109,8 @@ static void check_layout(const struct cabe_graph *g, const int64_t bounds[CABE_N
             most = sum;
     }
     if (slack > 0 && (double)block > slack * (double)most)
-        fail_msg("block %llu, most that lives at once %llu", (unsigned long long)block, (unsigned long long)most);
+        fail_msg("block %llu, most that lives at once %llu", (unsigned long long)block,
+                 (unsigned long long)most);
 }
 
 static void live_values_never_overlap(void **state)
@@ -155,12 +156,15 @@ static void a_bert_is_tight(void **state)
                 snprintf(name, sizeof name, "w.%d.%d", i, k);
                 w[k] = cabe_graph_weight(g, name, CABE_F32, CABE_PANELS, shape[k][0], shape[k][1]);
             }
-            a = cabe_graph_matmul(g, h, w[0], CABE_NO_VALUE, CABE_NO_VALUE, CABE_ACT_NONE, CABE_PRECISION_HIGH);
+            a = cabe_graph_matmul(g, h, w[0], CABE_NO_VALUE, CABE_NO_VALUE, CABE_ACT_NONE,
+                                  CABE_PRECISION_HIGH);
             a = cabe_graph_attention(g, a, offsets, 12, 12, (int)c / 12, 0.1f, CABE_MASK_NONE);
             a = cabe_graph_matmul(g, a, w[1], CABE_NO_VALUE, variant & 2 ? h : CABE_NO_VALUE, CABE_ACT_NONE,
                                   CABE_PRECISION_HIGH);
-            h = cabe_graph_norm(g, a, gamma, CABE_NO_VALUE, variant & 2 ? CABE_NO_VALUE : h, CABE_NORM_LAYER, 1e-9f);
-            u = cabe_graph_matmul(g, h, w[2], CABE_NO_VALUE, CABE_NO_VALUE, CABE_ACT_GELU_ERF, CABE_PRECISION_HIGH);
+            h = cabe_graph_norm(g, a, gamma, CABE_NO_VALUE, variant & 2 ? CABE_NO_VALUE : h, CABE_NORM_LAYER,
+                                1e-9f);
+            u = cabe_graph_matmul(g, h, w[2], CABE_NO_VALUE, CABE_NO_VALUE, CABE_ACT_GELU_ERF,
+                                  CABE_PRECISION_HIGH);
             u = cabe_graph_matmul(g, u, w[3], CABE_NO_VALUE, h, CABE_ACT_NONE, CABE_PRECISION_HIGH);
             h = cabe_graph_norm(g, u, gamma, CABE_NO_VALUE, CABE_NO_VALUE, CABE_NORM_LAYER, 1e-9f);
         }
