@@ -6,6 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 program=$(realpath "$1")
+if grep -qaE '__(asan|tsan)_init' "$program"; then
+    echo "skip: a sanitizer's own memory is not in any plan"
+    exit 77
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export CABE_HOME=$work/home
@@ -34,8 +38,15 @@ def complain(text):
 
 words = "the a of rain river light stone winter letter engine market garden theory signal paper morning silent".split()
 lines = work / "lines.txt"
-lines.write_text("".join(" ".join(words[(i * 7 + k * k) % len(words)] for k in range(3 + i % 40)) + ".\n"
-                         for i in range(120)), encoding="utf-8")
+
+
+def write_lines(n):
+    """About 24 tokens each: a batch that is not filled is not touched, and then nothing is as predicted."""
+    lines.write_text("".join(" ".join(words[(i * 7 + k * k) % len(words)] for k in range(3 + i % 40)) + ".\n"
+                             for i in range(n)), encoding="utf-8")
+
+
+write_lines(120)
 
 
 def call(*arguments, **kinds):
@@ -196,7 +207,7 @@ cases = [(tiny, ["--threads", "2"]), (tiny, ["--dtype", "int8", "--threads", "1"
 
 large = shared / "data" / "emb-e5-small" / "multilingual-e5-small-q4_0.gguf"
 if large.exists():
-    lines.write_text("".join(lines.read_text().splitlines(True)[:30]))
+    write_lines(40)
     try_model(large, [None], [512], [2])
     cases.append((large, ["--threads", "2"]))
 else:
@@ -209,6 +220,7 @@ if wheel:
     else:
         name = json.loads(call("list", "--json").stdout)["models"][0]["name"]
         model = pathlib.Path(work / "home" / "models" / name)
+        write_lines(120)
         try_model(model, ["f32", "f16", "int8", "q4_0"], [512, 2048], [2])
         cases.append((model, ["--threads", "2"]))
 else:
