@@ -1,6 +1,7 @@
 /*
- * What the thread team and the ledger cost: a region, a barrier, a chunk; alone, and with a second process that does
- * the same on the same CPUs. Each figure is the median of several runs, with the least and the greatest.
+ * What the thread team and the ledger cost: a region, a barrier, a chunk; alone, and with a second process
+ * that does the same on the same CPUs. Each figure is the median of several runs, with the least and the
+ * greatest.
  */
 #include <signal.h>
 #include <stdio.h>

@@ -1,8 +1,8 @@
 /*
  * The ledger: every byte that cabe holds, by device and purpose, under one budget.
  *
- * A reservation is made before the allocation and can be refused. At every instant the sum of the reservations on
- * a device is at most its budget. Bytes are a u64 count; device 0 is the host.
+ * A reservation is made before the allocation and can be refused. At every instant the sum of the
+ * reservations on a device is at most its budget. Bytes are a u64 count; device 0 is the host.
  *
  * Owner:  who opens it closes it, after every holder has released.
  * Thread: every function from any thread; reserve and release take one short lock.
@@ -43,7 +43,7 @@ enum cabe_purpose {
 struct cabe_ledger;
 
 struct cabe_ledger_config {
-    int n_devices;                          /* 1 = the host alone */
+    int n_devices;                           /* 1 = the host alone */
     uint64_t budget_bytes[CABE_DEVICES_MAX]; /* CABE_UNLIMITED: counted, never refused */
     const char *shared_dir; /* where cabe processes see each other's reservations; NULL: not shared */
 };
@@ -70,10 +70,12 @@ struct cabe_ledger_holder { /* one place that holds bytes; same place strings ar
 
 CABE_API const char *cabe_purpose_name(enum cabe_purpose purpose);
 
-/* On CABE_OK `*out` lives until cabe_ledger_close(). A shared_dir that cannot be used is not an error: see others_bytes. */
-CABE_API CABE_CHECKED enum cabe_status cabe_ledger_open(struct cabe_ledger **out,
-                                                        const struct cabe_ledger_config *config,
-                                                        struct cabe_error *err);
+/*
+ * On CABE_OK `*out` lives until cabe_ledger_close(). A shared_dir that cannot be used is not an error: see
+ * others_bytes.
+ */
+CABE_API CABE_CHECKED enum cabe_status
+cabe_ledger_open(struct cabe_ledger **out, const struct cabe_ledger_config *config, struct cabe_error *err);
 CABE_API void cabe_ledger_close(struct cabe_ledger *ledger); /* NULL is fine */
 
 /*
@@ -83,14 +85,17 @@ CABE_API void cabe_ledger_close(struct cabe_ledger *ledger); /* NULL is fine */
 CABE_API CABE_CHECKED enum cabe_status cabe_ledger_reserve(struct cabe_ledger *ledger, int device,
                                                            enum cabe_purpose purpose, uint64_t bytes,
                                                            const char *place, struct cabe_error *err);
-/* Gives back what was reserved; the four arguments as they were. Never fails. A release of more than is held asserts. */
-CABE_API void cabe_ledger_release(struct cabe_ledger *ledger, int device, enum cabe_purpose purpose, uint64_t bytes,
-                                  const char *place);
+/*
+ * Gives back what was reserved; the four arguments as they were. Never fails. A release of more than is held
+ * asserts.
+ */
+CABE_API void cabe_ledger_release(struct cabe_ledger *ledger, int device, enum cabe_purpose purpose,
+                                  uint64_t bytes, const char *place);
 
 CABE_API void cabe_ledger_read(const struct cabe_ledger *ledger, struct cabe_ledger_view *view);
 /*
- * Host bytes that live cabe processes sharing `shared_dir` have reserved and not touched yet: the system still counts
- * them as available, and they will not be. For who chooses a budget. NULL, or nobody there: 0.
+ * Host bytes that live cabe processes sharing `shared_dir` have reserved and not touched yet: the system
+ * still counts them as available, and they will not be. For who chooses a budget. NULL, or nobody there: 0.
  */
 CABE_API uint64_t cabe_ledger_promised_bytes(const char *shared_dir);
 CABE_API uint64_t cabe_ledger_free_bytes(const struct cabe_ledger *ledger, int device);
@@ -99,6 +104,7 @@ CABE_API void cabe_ledger_mark(struct cabe_ledger *ledger);
 /* Reads and marks in one step, so that no peak falls between the two. For the one who measures phases. */
 CABE_API void cabe_ledger_read_and_mark(struct cabe_ledger *ledger, struct cabe_ledger_view *view);
 /* The holders with most bytes first, at most n_max; returns how many were written. */
-CABE_API size_t cabe_ledger_top(const struct cabe_ledger *ledger, struct cabe_ledger_holder *out, size_t n_max);
+CABE_API size_t cabe_ledger_top(const struct cabe_ledger *ledger, struct cabe_ledger_holder *out,
+                                size_t n_max);
 
 #endif

@@ -1,8 +1,8 @@
 /*
  * What a call answers.
  *
- * Every fallible function returns an enum cabe_status and fills a caller-owned struct cabe_error, which may be
- * NULL. The library keeps no global error, and never prints, exits or aborts on input.
+ * Every fallible function returns an enum cabe_status and fills a caller-owned struct cabe_error, which may
+ * be NULL. The library keeps no global error, and never prints, exits or aborts on input.
  */
 #ifndef CABE_STATUS_H
 #define CABE_STATUS_H
@@ -48,21 +48,28 @@ enum cabe_status {
 struct cabe_error {
     enum cabe_status status;
     uint64_t missing_bytes;         /* with CABE_ERR_BUDGET: by how much it does not fit; otherwise 0 */
-    char text[CABE_ERROR_TEXT_MAX]; /* names and numbers, UTF-8, no newline: "a.gguf: tensor 3: offset 9 past end 8" */
+    char text[CABE_ERROR_TEXT_MAX]; /* UTF-8, one line, names and numbers: "a.gguf: offset 9 past end 8" */
 };
 
 CABE_API const char *cabe_status_name(enum cabe_status status);
 CABE_API const char *cabe_status_meaning(enum cabe_status status);
 CABE_API int cabe_status_exit_code(enum cabe_status status);
 
-/* Fills `err` (may be NULL; a message too long ends in "...") and returns `status`, so that a caller can return it. */
+/*
+ * Fills `err` (may be NULL; a message too long ends in "...") and returns `status`, so that a caller can
+ * return it.
+ */
 CABE_API enum cabe_status cabe_fail(struct cabe_error *err, enum cabe_status status, const char *format, ...)
     CABE_PRINTF(3, 4);
-/* The same with `errno` explained at the end; ENOENT, ENOSPC, EDQUOT, EACCES, EPERM, EROFS, ENOMEM choose the status. */
+/*
+ * The same with `errno` explained at the end; ENOENT, ENOSPC, EDQUOT, EACCES, EPERM, EROFS, ENOMEM choose the
+ * status.
+ */
 CABE_API enum cabe_status cabe_fail_errno(struct cabe_error *err, int error_number, const char *format, ...)
     CABE_PRINTF(3, 4);
 /* Puts "prefix: " before the message already in `err` (may be NULL) and returns `status`. */
-CABE_API enum cabe_status cabe_fail_in(struct cabe_error *err, enum cabe_status status, const char *format, ...)
+CABE_API enum cabe_status cabe_fail_in(struct cabe_error *err, enum cabe_status status, const char *format,
+                                       ...)
     CABE_PRINTF(3, 4);
 
 #endif

@@ -1,8 +1,9 @@
 /*
  * An arena that measures and places with one function.
  *
- * A placing function takes pieces from an arena in a fixed order. With base == NULL it measures: used_bytes ends as
- * the size the pieces need. With a buffer of that size it places: the same calls hand out the addresses.
+ * A placing function takes pieces from an arena in a fixed order. With base == NULL it measures: used_bytes
+ * ends as the size the pieces need. With a buffer of that size it places: the same calls hand out the
+ * addresses.
  */
 #ifndef CABE_BASE_ARENA_H
 #define CABE_BASE_ARENA_H

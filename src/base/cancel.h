@@ -1,4 +1,7 @@
-/* A wish to stop, and news of how far long work has come. Thread: set from any thread or signal handler, read from any. */
+/*
+ * A wish to stop, and news of how far long work has come. Thread: set from any thread or signal handler, read
+ * from any.
+ */
 #ifndef CABE_BASE_CANCEL_H
 #define CABE_BASE_CANCEL_H
 
@@ -13,10 +16,14 @@ struct cabe_cancel {
 
 static inline int cabe_cancelled(const struct cabe_cancel *cancel)
 {
-    return cancel && atomic_load_explicit(&((struct cabe_cancel *)(uintptr_t)cancel)->wanted, memory_order_relaxed);
+    return cancel &&
+           atomic_load_explicit(&((struct cabe_cancel *)(uintptr_t)cancel)->wanted, memory_order_relaxed);
 }
 
-/* Called on the working thread, at most a few times a second; `done` of `total` in `unit`s; total 0: not known. */
+/*
+ * Called on the working thread, at most a few times a second; `done` of `total` in `unit`s; total 0: not
+ * known.
+ */
 struct cabe_progress {
     void (*report)(void *self, const char *what, uint64_t done, uint64_t total, const char *unit);
     void *self;

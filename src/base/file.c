@@ -40,7 +40,8 @@ struct cabe_outfile {
 static enum cabe_status fail_io(struct cabe_outfile *file, int error_number, const char *what, uint64_t at,
                                 struct cabe_error *err)
 {
-    cabe_fail_errno(&file->failed, error_number, "%s: %s at byte %llu", file->shown, what, (unsigned long long)at);
+    cabe_fail_errno(&file->failed, error_number, "%s: %s at byte %llu", file->shown, what,
+                    (unsigned long long)at);
     if (err)
         *err = file->failed;
     return file->failed.status;
@@ -152,7 +153,8 @@ enum cabe_status cabe_outfile_open(struct cabe_outfile **out, const char *path, 
     return CABE_OK;
 }
 
-static enum cabe_status put(struct cabe_outfile *file, const uint8_t *data, uint64_t bytes, struct cabe_error *err)
+static enum cabe_status put(struct cabe_outfile *file, const uint8_t *data, uint64_t bytes,
+                            struct cabe_error *err)
 {
     while (bytes > 0) {
         ssize_t n = write(file->fd, data, bytes < (1u << 30) ? bytes : 1u << 30);
@@ -193,8 +195,8 @@ enum cabe_status cabe_outfile_write(struct cabe_outfile *file, const void *data,
     return CABE_OK;
 }
 
-enum cabe_status cabe_outfile_write_at(struct cabe_outfile *file, uint64_t offset, const void *data, uint64_t bytes,
-                                       struct cabe_error *err)
+enum cabe_status cabe_outfile_write_at(struct cabe_outfile *file, uint64_t offset, const void *data,
+                                       uint64_t bytes, struct cabe_error *err)
 {
     const uint8_t *from = data;
 
@@ -204,8 +206,9 @@ enum cabe_status cabe_outfile_write_at(struct cabe_outfile *file, uint64_t offse
         return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: not a plain file: byte %llu cannot be written again",
                          file->shown, (unsigned long long)offset);
     if (offset > file->written || bytes > file->written - offset)
-        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %llu bytes at %llu are past the %llu written", file->shown,
-                         (unsigned long long)bytes, (unsigned long long)offset, (unsigned long long)file->written);
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %llu bytes at %llu are past the %llu written",
+                         file->shown, (unsigned long long)bytes, (unsigned long long)offset,
+                         (unsigned long long)file->written);
     while (bytes > 0) {
         ssize_t n = pwrite(file->fd, from, bytes < (1u << 30) ? bytes : 1u << 30, (off_t)offset);
 
@@ -306,8 +309,8 @@ int cabe_outfile_sweep(const char *folder)
         if (fd < 0)
             continue;
         /* Between its making and its lock a file looks abandoned: the young are left alone. */
-        if (fstat(fd, &info) == 0 && info.st_mtime < time(NULL) - SWEEP_AGE_S && flock(fd, LOCK_EX | LOCK_NB) == 0 &&
-            unlinkat(dirfd(entries), entry->d_name, 0) == 0)
+        if (fstat(fd, &info) == 0 && info.st_mtime < time(NULL) - SWEEP_AGE_S &&
+            flock(fd, LOCK_EX | LOCK_NB) == 0 && unlinkat(dirfd(entries), entry->d_name, 0) == 0)
             n++;
         close(fd);
     }

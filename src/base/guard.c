@@ -14,8 +14,8 @@
 #include "base/utf8.h"
 
 /*
- * The handler may run at any instant on any thread, so it reads only this table: slots are never freed, and a slot
- * is live while `end` is not 0. `end` is written last (release) and read first (acquire).
+ * The handler may run at any instant on any thread, so it reads only this table: slots are never freed, and a
+ * slot is live while `end` is not 0. `end` is written last (release) and read first (acquire).
  */
 struct cabe_guard {
     _Atomic uintptr_t begin;
@@ -55,18 +55,25 @@ static int put_zero_pages(struct cabe_guard *guard, uintptr_t address)
 
     if (atomic_load_explicit(&guard->is_writable, memory_order_relaxed))
         protection |= PROT_WRITE;
-    /* Release: whoever sees what was computed from the zeros sees this too, through the barrier that orders it. */
+    /*
+     * Release: whoever sees what was computed from the zeros sees this too, through the barrier that orders
+     * it.
+     */
     atomic_store_explicit(&guard->is_broken, 1, memory_order_release);
-    /* The address is inside a mapping of ours, so the pointer is made from a number without inventing memory. */
-    return mmap((void *)from, end - from, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1,
-                0) == MAP_FAILED
+    /* The address is inside a mapping of ours, so the pointer is made from a number without inventing memory.
+     */
+    return mmap((void *)from, end - from, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+                -1, 0) == MAP_FAILED
                ? -1
                : 0;
 }
 
 static void pass_on(int number, siginfo_t *info, void *context)
 {
-    /* A handler that was put over ours, and then ours over it, may call ours again: then nobody wants the fault. */
+    /*
+     * A handler that was put over ours, and then ours over it, may call ours again: then nobody wants the
+     * fault.
+     */
     static _Thread_local volatile sig_atomic_t is_passing __attribute__((tls_model("initial-exec")));
 
     if (!is_passing && (before.sa_flags & SA_SIGINFO)) {
@@ -99,7 +106,8 @@ static void on_bus_error(int number, siginfo_t *info, void *context)
 /* Under `lock`. Each time: the program may have put a handler of its own over ours since. */
 static enum cabe_status install(struct cabe_error *err)
 {
-    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
+    struct sigaction action = {.sa_sigaction = on_bus_error,
+                               .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART};
     struct sigaction now;
 
     if (sigaction(SIGBUS, NULL, &now) == 0 && (now.sa_flags & SA_SIGINFO) && now.sa_sigaction == on_bus_error)
@@ -129,7 +137,8 @@ static struct cabe_guard *take_slot(void)
 }
 
 static enum cabe_status add_locked(struct cabe_guard **out, uintptr_t begin, uint64_t bytes,
-                                   enum cabe_guard_access access, int fd, const char *name, struct cabe_error *err)
+                                   enum cabe_guard_access access, int fd, const char *name,
+                                   struct cabe_error *err)
 {
     enum cabe_status status = install(err);
     struct cabe_guard *guard;
@@ -162,8 +171,9 @@ static enum cabe_status add_locked(struct cabe_guard **out, uintptr_t begin, uin
     return CABE_OK;
 }
 
-enum cabe_status cabe_guard_add(struct cabe_guard **out, void *memory, uint64_t bytes, enum cabe_guard_access access,
-                                int fd, const char *name, struct cabe_error *err)
+enum cabe_status cabe_guard_add(struct cabe_guard **out, void *memory, uint64_t bytes,
+                                enum cabe_guard_access access, int fd, const char *name,
+                                struct cabe_error *err)
 {
     enum cabe_status status;
 
@@ -193,10 +203,12 @@ enum cabe_status cabe_guard_check(const struct cabe_guard *guard, struct cabe_er
     struct stat info;
 
     if (guard->fd >= 0 && fstat(guard->fd, &info) == 0 && (uint64_t)info.st_size < guard->file_bytes)
-        return cabe_fail(err, CABE_ERR_CHANGED, "%s: had %llu bytes when it was mapped and has %llu now", guard->name,
-                         (unsigned long long)guard->file_bytes, (unsigned long long)info.st_size);
+        return cabe_fail(err, CABE_ERR_CHANGED, "%s: had %llu bytes when it was mapped and has %llu now",
+                         guard->name, (unsigned long long)guard->file_bytes,
+                         (unsigned long long)info.st_size);
     if (atomic_load_explicit(&guard->is_broken, memory_order_acquire))
-        return cabe_fail(err, CABE_ERR_CHANGED, "%s: a part of the mapped file could not be read", guard->name);
+        return cabe_fail(err, CABE_ERR_CHANGED, "%s: a part of the mapped file could not be read",
+                         guard->name);
     return CABE_OK;
 }
 

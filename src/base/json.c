@@ -21,8 +21,8 @@ json_t *cabe_json_text(const char *text, size_t n)
     }
     if (n_bad == 0)
         return json_stringn(text, n);
-    if (__builtin_mul_overflow(n_bad, strlen(REPLACEMENT), &bytes) || __builtin_add_overflow(bytes, n, &bytes) ||
-        !(mended = (char *)cabe_malloc(bytes)))
+    if (__builtin_mul_overflow(n_bad, strlen(REPLACEMENT), &bytes) ||
+        __builtin_add_overflow(bytes, n, &bytes) || !(mended = (char *)cabe_malloc(bytes)))
         return NULL;
     for (size_t i = 0; i < n;) {
         size_t length = cabe_utf8_length(text + i, n - i);

@@ -11,7 +11,8 @@
 
 /*
  * Holders are kept by (device, purpose, place) in an open-addressed table, at most half full. Places beyond
- * PLACES_MAX are summed, by device and purpose, in a holder named OTHERS: the sums stay exact, only the names blur.
+ * PLACES_MAX are summed, by device and purpose, in a holder named OTHERS: the sums stay exact, only the names
+ * blur.
  */
 #define TABLE_SIZE 1024u
 #define PLACES_MAX (TABLE_SIZE / 2)
@@ -210,7 +211,8 @@ static enum cabe_status refuse(const struct cabe_ledger_view *view, const struct
         snprintf(device, sizeof device, "device %d", key->device);
     name_purposes(purposes, sizeof purposes, view, key->device);
     cabe_fail(err, CABE_ERR_BUDGET,
-              "%s: %s asks for %llu bytes of %s memory; the budget is %llu, in use are %llu%s; %llu bytes are missing",
+              "%s: %s asks for %llu bytes of %s memory; the budget is %llu, in use are %llu%s; %llu bytes "
+              "are missing",
               key->place, cabe_purpose_name(key->purpose), (unsigned long long)bytes, device,
               (unsigned long long)budget, (unsigned long long)used, purposes, (unsigned long long)missing);
     err->missing_bytes = missing;
@@ -229,8 +231,8 @@ enum cabe_status cabe_ledger_reserve(struct cabe_ledger *ledger, int device, enu
     struct cabe_ledger_view view;
 
     if (!is_account(ledger, device, purpose))
-        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: no account for device %d of %d, purpose %d", key.place, device,
-                         ledger->now.n_devices, (int)purpose);
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: no account for device %d of %d, purpose %d", key.place,
+                         device, ledger->now.n_devices, (int)purpose);
     pthread_mutex_lock(&ledger->lock);
     if (take(ledger, &key, bytes) == 0) {
         pthread_mutex_unlock(&ledger->lock);

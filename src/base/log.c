@@ -191,8 +191,9 @@ static int compose_short(char *out, size_t room, enum cabe_log_form form, const 
                          enum cabe_log_level level)
 {
     return snprintf(out, room,
-                    form == CABE_LOG_JSON ? "{\"time\":\"%s\",\"level\":\"%s\",\"event\":\"log_out_of_memory\"}\n"
-                                          : "%s %s log_out_of_memory\n",
+                    form == CABE_LOG_JSON
+                        ? "{\"time\":\"%s\",\"level\":\"%s\",\"event\":\"log_out_of_memory\"}\n"
+                        : "%s %s log_out_of_memory\n",
                     stamp, level_names[level]);
 }
 

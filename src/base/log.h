@@ -24,13 +24,15 @@ CABE_CHECKED enum cabe_status cabe_log_open(struct cabe_log **out, FILE *stream,
 void cabe_log_close(struct cabe_log *log); /* NULL is fine */
 
 /*
- * `log` may be NULL: nothing is written. Every line carries "time" (RFC 3339, UTC, ms), "level" and "event"; fields
- * of these names are left out. `fields` may be NULL. Text of unknown origin goes in as "o" with cabe_json_text();
- * fields that cannot be packed leave the event with "fields_lost". No control character reaches the stream.
+ * `log` may be NULL: nothing is written. Every line carries "time" (RFC 3339, UTC, ms), "level" and "event";
+ * fields of these names are left out. `fields` may be NULL. Text of unknown origin goes in as "o" with
+ * cabe_json_text(); fields that cannot be packed leave the event with "fields_lost". No control character
+ * reaches the stream.
  */
 void cabe_log(struct cabe_log *log, enum cabe_log_level level, const char *event, const char *fields, ...);
 /* The same with an object that stays the caller's; NULL: no fields. */
-void cabe_log_fields(struct cabe_log *log, enum cabe_log_level level, const char *event, const json_t *fields);
+void cabe_log_fields(struct cabe_log *log, enum cabe_log_level level, const char *event,
+                     const json_t *fields);
 /* Whether a line of this level would be written: to spare the work of making it. */
 int cabe_log_wants(const struct cabe_log *log, enum cabe_log_level level);
 

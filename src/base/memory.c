@@ -143,7 +143,8 @@ enum cabe_status cabe_pages_map(void **out, uint64_t bytes, int populate, struct
 
     *out = NULL;
     if (rounded > SIZE_MAX / 2 || refused() || !(pages = map_aligned(rounded)))
-        return cabe_fail(err, CABE_ERR_OOM, "the system refused %llu bytes of memory", (unsigned long long)bytes);
+        return cabe_fail(err, CABE_ERR_OOM, "the system refused %llu bytes of memory",
+                         (unsigned long long)bytes);
     /* Whole huge pages only: a tail smaller than one would be rounded up past what the ledger was told. */
     if (rounded >= HUGE_PAGE)
         madvise(pages, rounded / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);

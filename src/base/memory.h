@@ -2,8 +2,8 @@
  * Memory from the system.
  *
  * Every heap allocation of the library goes through these, so that a test can make the n-th one fail and can
- * count them. Big or long-lived blocks come from cabe_pages_map(): whole pages, zero, given back to the system when
- * unmapped, so that the resident size follows the ledger.
+ * count them. Big or long-lived blocks come from cabe_pages_map(): whole pages, zero, given back to the
+ * system when unmapped, so that the resident size follows the ledger.
  *
  * Thread: all from any thread.
  */
@@ -15,15 +15,19 @@
 
 #include "cabe/status.h"
 
-void *cabe_malloc(size_t bytes);                     /* NULL when refused; bytes 0 gives a pointer to free */
-void *cabe_calloc(size_t n, size_t item_bytes);      /* overflow is refused */
-void *cabe_realloc(void *old, size_t n, size_t item_bytes); /* overflow is refused, `old` is then still valid */
+void *cabe_malloc(size_t bytes);                /* NULL when refused; bytes 0 gives a pointer to free */
+void *cabe_calloc(size_t n, size_t item_bytes); /* overflow is refused */
+void *cabe_realloc(void *old, size_t n,
+                   size_t item_bytes); /* overflow is refused, `old` is then still valid */
 char *cabe_strdup(const char *text);
-void *cabe_aligned_alloc(size_t align, size_t bytes); /* a power of two, at least sizeof(void *); not zeroed */
-void cabe_free(void *block); /* NULL is fine */
+void *cabe_aligned_alloc(size_t align,
+                         size_t bytes); /* a power of two, at least sizeof(void *); not zeroed */
+void cabe_free(void *block);            /* NULL is fine */
 
-/* `bytes` of zeroed pages, aligned to 4096 (2 MiB and huge where it is large). `populate`: resident at once. */
-CABE_CHECKED enum cabe_status cabe_pages_map(void **out, uint64_t bytes, int populate, struct cabe_error *err);
+/* `bytes` of zeroed pages, aligned to 4096 (2 MiB and huge where it is large). `populate`: resident at once.
+ */
+CABE_CHECKED enum cabe_status cabe_pages_map(void **out, uint64_t bytes, int populate,
+                                             struct cabe_error *err);
 void cabe_pages_unmap(void *pages, uint64_t bytes); /* NULL is fine */
 /* The bytes that cabe_pages_map() really takes for `bytes`. */
 uint64_t cabe_pages_round(uint64_t bytes);

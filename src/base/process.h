@@ -1,8 +1,8 @@
 /*
  * What the kernel says about the memory of this process. Thread: any.
  *
- * The kernel keeps these counts per CPU and sums them now and then, so that they may be off by some hundred KiB;
- * cabe_rss_exact() walks the page tables instead.
+ * The kernel keeps these counts per CPU and sums them now and then, so that they may be off by some hundred
+ * KiB; cabe_rss_exact() walks the page tables instead.
  */
 #ifndef CABE_BASE_PROCESS_H
 #define CABE_BASE_PROCESS_H

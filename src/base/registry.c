@@ -157,8 +157,8 @@ static int is_sound(int fd)
 }
 
 /*
- * Puts a fresh file in place of what is there. Never written in place: others may have the old one mapped. It is
- * written in full, since a store into a hole of a full disk would be a bus error.
+ * Puts a fresh file in place of what is there. Never written in place: others may have the old one mapped. It
+ * is written in full, since a store into a hole of a full disk would be a bus error.
  */
 static int make_file(const char *folder, const char *path)
 {
@@ -166,7 +166,8 @@ static int make_file(const char *folder, const char *path)
     char temporary[512];
     int fd = -1;
 
-    if (!fresh || snprintf(temporary, sizeof temporary, "%s/.%s-XXXXXX", folder, FILE_NAME) >= (int)sizeof temporary)
+    if (!fresh ||
+        snprintf(temporary, sizeof temporary, "%s/.%s-XXXXXX", folder, FILE_NAME) >= (int)sizeof temporary)
         goto done;
     fresh->magic = MAGIC;
     fresh->size = sizeof *fresh;

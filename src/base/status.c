@@ -39,7 +39,8 @@ int cabe_status_exit_code(enum cabe_status status)
     return statuses[known(status)].exit_code;
 }
 
-/* Puts `text` into the error: one line of valid text, whatever bytes hostile names brought, cut at its room. */
+/* Puts `text` into the error: one line of valid text, whatever bytes hostile names brought, cut at its room.
+ */
 static void set_text(struct cabe_error *err, const char *text, int wanted_bytes)
 {
     size_t n = strlen(text), at = 0;

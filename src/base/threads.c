@@ -15,9 +15,9 @@
 #include "base/memory.h"
 
 /*
- * How long a wait spins before it sleeps: at most about what a sleep and a wake-up cost. A wait that spun in vain
- * halves the next one's spinning and one that did not doubles it: where another process has the CPU that the awaited
- * member needs, spinning keeps the member away. With more members than CPUs nobody spins at all.
+ * How long a wait spins before it sleeps: at most about what a sleep and a wake-up cost. A wait that spun in
+ * vain halves the next one's spinning and one that did not doubles it: where another process has the CPU that
+ * the awaited member needs, spinning keeps the member away. With more members than CPUs nobody spins at all.
  */
 #define SPIN_NS_MAX 20000u
 #define SPIN_NS_MIN 500u
@@ -27,7 +27,8 @@
 /* A word that changes when waiting is over; waiters spin on it, then sleep on it. */
 struct gate {
     _Alignas(LINE) atomic_uint word;
-    /* Raised before the sleep and read after the word changes, both seq_cst: one of the two sees the other. */
+    /* Raised before the sleep and read after the word changes, both seq_cst: one of the two sees the other.
+     */
     atomic_uint n_asleep;
 };
 
@@ -108,7 +109,10 @@ void cabe_team_barrier(struct cabe_team *team, int member)
 {
     unsigned phase = gate_read(&team->phase);
 
-    /* acq_rel: the last to arrive has seen what all the others wrote, and passes it on when it opens the gate. */
+    /*
+     * acq_rel: the last to arrive has seen what all the others wrote, and passes it on when it opens the
+     * gate.
+     */
     if (atomic_fetch_add_explicit(&team->n_arrived, 1, memory_order_acq_rel) < team->n_members - 1) {
         gate_wait(&team->phase, phase, &team->member[member].barrier_spin_ns);
         return;
@@ -152,7 +156,8 @@ static void *member_main(void *arg)
     }
 }
 
-void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, int member, void *arg), void *arg)
+void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, int member, void *arg),
+                   void *arg)
 {
     int was_running = atomic_flag_test_and_set_explicit(&team->running, memory_order_acquire);
 
@@ -204,8 +209,8 @@ static enum cabe_status start_members(struct cabe_team *team, struct cabe_error 
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (error) /* EAGAIN: a limit on threads or memory; both are the system's refusal */
-        return cabe_fail(err, CABE_ERR_OOM, "the system refused thread %d of %d (%u bytes of stack each)", number,
-                         team->n_members - 1, CABE_TEAM_STACK_BYTES);
+        return cabe_fail(err, CABE_ERR_OOM, "the system refused thread %d of %d (%u bytes of stack each)",
+                         number, team->n_members - 1, CABE_TEAM_STACK_BYTES);
     return CABE_OK;
 }
 

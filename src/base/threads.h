@@ -1,8 +1,8 @@
 /*
  * The thread team: one parallel region per graph run, barriers inside it, no wake-up per operation.
  *
- * Members wait at a barrier by spinning for a short, bounded time and then sleeping, so that two processes on two
- * cores do not destroy each other. The caller of run() is member 0.
+ * Members wait at a barrier by spinning for a short, bounded time and then sleeping, so that two processes on
+ * two cores do not destroy each other. The caller of run() is member 0.
  *
  * Thread: one run() at a time per team; open and close by its owner. Results must not depend on n_members.
  */
@@ -23,15 +23,19 @@ CABE_CHECKED enum cabe_status cabe_team_open(struct cabe_team **out, int n_membe
 void cabe_team_close(struct cabe_team *team); /* NULL is fine */
 int cabe_team_size(const struct cabe_team *team);
 
-/* Calls `body(team, member, arg)` once on every member, 0 <= member < size, and returns when all have returned. */
-void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, int member, void *arg), void *arg);
+/*
+ * Calls `body(team, member, arg)` once on every member, 0 <= member < size, and returns when all have
+ * returned.
+ */
+void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, int member, void *arg),
+                   void *arg);
 
 /* Inside a region: returns when every member has arrived; what they wrote before is then visible to all. */
 void cabe_team_barrier(struct cabe_team *team, int member);
 
 /*
- * Inside a region: hands out chunks of 0..n-1 on first come, first served. Every member calls it with the same
- * `n` and `chunk` until it returns 0, then all must pass a barrier before the next loop.
+ * Inside a region: hands out chunks of 0..n-1 on first come, first served. Every member calls it with the
+ * same `n` and `chunk` until it returns 0, then all must pass a barrier before the next loop.
  */
 int cabe_team_next(struct cabe_team *team, int64_t n, int64_t chunk, int64_t *begin, int64_t *end);
 

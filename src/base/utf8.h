@@ -5,11 +5,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bytes of the character that begins at `text`, of which `n` bytes may be read; 0: not a character, or n is 0. */
+/*
+ * Bytes of the character that begins at `text`, of which `n` bytes may be read; 0: not a character, or n is
+ * 0.
+ */
 static inline size_t cabe_utf8_length(const void *text, size_t n)
 {
     const uint8_t *b = (const uint8_t *)text;
-    uint8_t low = 0x80, high = 0xBF; /* what the second byte may be: no overlong forms, surrogates, past U+10FFFF */
+    uint8_t low = 0x80,
+            high = 0xBF; /* what the second byte may be: no overlong forms, surrogates, past U+10FFFF */
     size_t length;
 
     if (n == 0)

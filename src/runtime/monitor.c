@@ -125,9 +125,10 @@ static void raise_peaks(struct cabe_monitor *monitor, uint64_t bytes, int is_exa
     for (int i = 0; i < CABE_MONITOR_OPEN; i++) {
         struct cabe_phase *phase = &monitor->open[i];
 
-        if (!phase->is_open || bytes < phase->peak_bytes)
+        if (!phase->is_open)
             continue;
-        phase->peak_bytes = bytes;
+        phase->peak_bytes =
+            max_of(phase->peak_bytes, bytes); /* a sample may be above the mark: both are rounded */
         monitor->grew[i] |= is_exact;
     }
 }
@@ -148,8 +149,8 @@ static void raise_device_peaks(struct cabe_monitor *monitor, const struct cabe_l
 }
 
 /*
- * Under the lock, where one phase begins or ends: gives every open phase the marks as they are, and starts new ones.
- * So a phase that begins later does not lose what an earlier one has seen, and does not inherit it.
+ * Under the lock, where one phase begins or ends: gives every open phase the marks as they are, and starts
+ * new ones. So a phase that begins later does not lose what an earlier one has seen, and does not inherit it.
  */
 static void settle(struct cabe_monitor *monitor, struct cabe_rss *rss, struct cabe_ledger_view *view)
 {
@@ -231,8 +232,8 @@ static void log_begin(struct cabe_monitor *monitor, const struct cabe_phase *pha
     if (!cabe_log_wants(config->log, CABE_LOG_INFO))
         return;
     name_event(event, sizeof event, "memory_usage_before_", phase->name);
-    cabe_log(config->log, CABE_LOG_INFO, event, "{s:f,s:f}", "rss_gb", gib(phase->rss_begin_bytes), "available_gb",
-             gib(config->available(config->self)));
+    cabe_log(config->log, CABE_LOG_INFO, event, "{s:f,s:f}", "rss_gb", gib(phase->rss_begin_bytes),
+             "available_gb", gib(config->available(config->self)));
 }
 
 /* Cut to its room; what is no character or a control one becomes '?': tables go to terminals. */
@@ -276,7 +277,8 @@ void cabe_monitor_begin(struct cabe_monitor *monitor, const char *name, uint64_t
         begun.device[d].begin_bytes = begun.device[d].end_bytes = begun.device[d].peak_bytes =
             view.device[d].used_bytes;
     if (view.n_devices > 0)
-        memcpy(begun.purpose_peak_bytes, view.device[CABE_HOST].purpose_bytes, sizeof begun.purpose_peak_bytes);
+        memcpy(begun.purpose_peak_bytes, view.device[CABE_HOST].purpose_bytes,
+               sizeof begun.purpose_peak_bytes);
     monitor->open[number] = begun;
     monitor->grew[number] = 0;
     monitor->n_open++;
@@ -296,7 +298,8 @@ static unsigned judge(const struct cabe_monitor *monitor, const struct cabe_phas
                       const struct cabe_ledger_view *view, struct warning warnings[CABE_N_PHASE_WARNINGS])
 {
     const struct cabe_monitor_config *config = &monitor->config;
-    uint64_t grown = phase->rss_end_bytes > phase->rss_begin_bytes ? phase->rss_end_bytes - phase->rss_begin_bytes : 0;
+    uint64_t grown =
+        phase->rss_end_bytes > phase->rss_begin_bytes ? phase->rss_end_bytes - phase->rss_begin_bytes : 0;
     unsigned bits = 0;
 
     warnings[CABE_PHASE_WARNING_RSS] = (struct warning){phase->rss_end_bytes, config->warn_rss_bytes};
@@ -318,7 +321,7 @@ static unsigned judge(const struct cabe_monitor *monitor, const struct cabe_phas
     return bits;
 }
 
-static const char *warning_name(int warning)
+const char *cabe_phase_warning_name(enum cabe_phase_warning warning)
 {
     static const char *const names[] = {
 #define X(symbol, name, meaning) name,
@@ -326,7 +329,7 @@ static const char *warning_name(int warning)
 #undef X
     };
 
-    return names[warning];
+    return (size_t)warning < CABE_N_PHASE_WARNINGS ? names[warning] : "unknown";
 }
 
 static const char *warning_meaning(int warning)
@@ -351,15 +354,16 @@ static void log_end(struct cabe_monitor *monitor, const struct cabe_phase *phase
 
     if (cabe_log_wants(config->log, CABE_LOG_INFO)) {
         name_event(event, sizeof event, "memory_usage_after_", phase->name);
-        cabe_log(config->log, CABE_LOG_INFO, event, "{s:f,s:f,s:f,s:f,s:f}", "rss_gb", gib(phase->rss_end_bytes),
-                 "available_gb", gib(config->available(config->self)), "peak_gb", gib(phase->peak_bytes), "delta_gb",
-                 delta_gb, "seconds", (double)phase->elapsed_ns / 1e9);
+        cabe_log(config->log, CABE_LOG_INFO, event, "{s:f,s:f,s:f,s:f,s:f}", "rss_gb",
+                 gib(phase->rss_end_bytes), "available_gb", gib(config->available(config->self)), "peak_gb",
+                 gib(phase->peak_bytes), "delta_gb", delta_gb, "seconds", (double)phase->elapsed_ns / 1e9);
     }
     for (int w = 0; w < CABE_N_PHASE_WARNINGS; w++)
         if (phase->warnings & 1u << w)
             cabe_log(config->log, CABE_LOG_WARN, "memory_warning", "{s:o,s:s,s:s,s:I,s:I}", "phase",
-                     cabe_json_text(phase->name, strlen(phase->name)), "reason", warning_name(w), "meaning",
-                     warning_meaning(w), "bytes", (json_int_t)warnings[w].found_bytes, "limit_bytes",
+                     cabe_json_text(phase->name, strlen(phase->name)), "reason",
+                     cabe_phase_warning_name((enum cabe_phase_warning)w), "meaning", warning_meaning(w),
+                     "bytes", (json_int_t)warnings[w].found_bytes, "limit_bytes",
                      (json_int_t)warnings[w].limit_bytes);
 }
 
@@ -394,7 +398,10 @@ void cabe_monitor_end(struct cabe_monitor *monitor, int number)
     log_end(monitor, &ended, warnings);
 }
 
-/* Seconds since the process began, by the kernel's count of clock ticks; since the monitor's opening without /proc. */
+/*
+ * Seconds since the process began, by the kernel's count of clock ticks; since the monitor's opening without
+ * /proc.
+ */
 static double process_age_s(const struct cabe_monitor *monitor)
 {
     double age_s = (double)(cabe_clock_ns() - monitor->opened_ns) / 1e9;
@@ -444,6 +451,14 @@ size_t cabe_monitor_read(struct cabe_monitor *monitor, struct cabe_phase *out, s
     return n;
 }
 
+void cabe_monitor_counts(struct cabe_monitor *monitor, uint64_t *n_warnings, uint64_t *n_forgotten)
+{
+    pthread_mutex_lock(&monitor->lock);
+    *n_warnings = monitor->n_warnings;
+    *n_forgotten = monitor->n_done > CABE_MONITOR_PHASES ? monitor->n_done - CABE_MONITOR_PHASES : 0;
+    pthread_mutex_unlock(&monitor->lock);
+}
+
 uint64_t cabe_monitor_peak_bytes(struct cabe_monitor *monitor)
 {
     uint64_t bytes;
@@ -452,188 +467,4 @@ uint64_t cabe_monitor_peak_bytes(struct cabe_monitor *monitor)
     bytes = monitor->peak_bytes;
     pthread_mutex_unlock(&monitor->lock);
     return bytes;
-}
-
-/* All phases in memory of the caller's; NULL without memory. */
-static struct cabe_phase *all_phases(struct cabe_monitor *monitor, size_t *n)
-{
-    struct cabe_phase *phases = cabe_calloc(CABE_MONITOR_PHASES + CABE_MONITOR_OPEN, sizeof *phases);
-
-    if (phases)
-        *n = cabe_monitor_read(monitor, phases, CABE_MONITOR_PHASES + CABE_MONITOR_OPEN);
-    return phases;
-}
-
-static double mib(uint64_t bytes)
-{
-    return (double)(bytes / 1024) / 1024;
-}
-
-/* Characters, not bytes, so that columns stand under each other. */
-static int n_characters(const char *text)
-{
-    int n = 0;
-
-    for (; *text; text++)
-        n += ((unsigned char)*text & 0xC0) != 0x80;
-    return n;
-}
-
-static uint64_t device_peak(const struct cabe_phase *phase)
-{
-    uint64_t bytes = 0;
-
-    for (int d = 1; d < phase->n_devices; d++)
-        bytes = max_of(bytes, phase->device[d].peak_bytes);
-    return bytes;
-}
-
-#define ROW_BYTES 320
-
-static size_t put_row(char *out, const struct cabe_phase *phase, int name_width, int has_devices)
-{
-    size_t n = 0;
-
-    n += (size_t)snprintf(out + n, ROW_BYTES - n, "%s%*s %8.3f %9.1f %9.1f %+9.1f %9.1f%s", phase->name,
-                          name_width - n_characters(phase->name), "", (double)phase->elapsed_ns / 1e9,
-                          mib(phase->rss_begin_bytes), mib(phase->rss_end_bytes),
-                          mib(phase->rss_end_bytes) - mib(phase->rss_begin_bytes), mib(phase->peak_bytes),
-                          phase->is_sampled ? "~" : " ");
-    if (phase->predicted_bytes)
-        n += (size_t)snprintf(out + n, ROW_BYTES - n, " %9.1f %+6.1f%%", mib(phase->predicted_bytes),
-                              ((double)phase->predicted_bytes / (double)max_of(phase->peak_bytes, 1) - 1) * 100);
-    else
-        n += (size_t)snprintf(out + n, ROW_BYTES - n, " %9s %7s", "-", "-");
-    if (has_devices)
-        n += (size_t)snprintf(out + n, ROW_BYTES - n, " %9.1f", mib(device_peak(phase)));
-    if (phase->is_open)
-        n += (size_t)snprintf(out + n, ROW_BYTES - n, "  (running)");
-    for (int w = 0; w < CABE_N_PHASE_WARNINGS; w++)
-        if (phase->warnings & 1u << w)
-            n += (size_t)snprintf(out + n, ROW_BYTES - n, "  !%s", warning_name(w));
-    return n + (size_t)snprintf(out + n, ROW_BYTES - n, "\n");
-}
-
-char *cabe_monitor_table(struct cabe_monitor *monitor)
-{
-    size_t n_phases = 0, n = 0;
-    struct cabe_phase *phases = all_phases(monitor, &n_phases);
-    char *table = phases ? cabe_malloc((n_phases + 4) * ROW_BYTES) : NULL;
-    int name_width = 5, has_devices = 0;
-
-    if (!table) {
-        cabe_free(phases);
-        return NULL;
-    }
-    for (size_t i = 0; i < n_phases; i++) {
-        name_width = n_characters(phases[i].name) > name_width ? n_characters(phases[i].name) : name_width;
-        has_devices |= phases[i].n_devices > 1;
-    }
-    n += (size_t)snprintf(table, ROW_BYTES, "%-*s %8s %9s %9s %9s %9s  %9s %7s%s\n", name_width, "phase", "seconds",
-                          "before", "after", "change", "peak", "predicted", "margin", has_devices ? "    device" : "");
-    for (size_t i = 0; i < n_phases; i++)
-        n += put_row(table + n, &phases[i], name_width, has_devices);
-    snprintf(table + n, ROW_BYTES, "resident memory in MiB; highest of all phases %.1f\n",
-             mib(cabe_monitor_peak_bytes(monitor)));
-    cabe_free(phases);
-    return table;
-}
-
-/*
- * Members are set one by one: unlike json_pack(), json_object_set_new() takes its value also when it fails, and when
- * the object itself is missing, so that nothing leaks without memory.
- */
-static json_t *unless(int is_bad, json_t *value)
-{
-    if (!is_bad)
-        return value;
-    json_decref(value);
-    return NULL;
-}
-
-static json_t *warnings_json(unsigned bits)
-{
-    json_t *list = json_array();
-    int bad = 0;
-
-    for (int w = 0; w < CABE_N_PHASE_WARNINGS; w++)
-        if (bits & 1u << w)
-            bad |= json_array_append_new(list, json_string(warning_name(w)));
-    return unless(bad, list);
-}
-
-static json_t *device_json(const struct cabe_phase *phase, int d)
-{
-    json_t *device = json_object();
-    int bad = json_object_set_new(device, "device", json_integer(d));
-
-    bad |= json_object_set_new(device, "begin_bytes", cabe_json_count(phase->device[d].begin_bytes));
-    bad |= json_object_set_new(device, "end_bytes", cabe_json_count(phase->device[d].end_bytes));
-    bad |= json_object_set_new(device, "peak_bytes", cabe_json_count(phase->device[d].peak_bytes));
-    return unless(bad, device);
-}
-
-static json_t *devices_json(const struct cabe_phase *phase)
-{
-    json_t *list = json_array();
-    int bad = 0;
-
-    for (int d = 0; d < phase->n_devices; d++)
-        bad |= json_array_append_new(list, device_json(phase, d));
-    return unless(bad, list);
-}
-
-static json_t *purposes_json(const struct cabe_phase *phase)
-{
-    json_t *map = json_object();
-    int bad = 0;
-
-    for (int p = 0; phase->n_devices > 0 && p < CABE_N_PURPOSES; p++)
-        if (phase->purpose_peak_bytes[p] > 0)
-            bad |= json_object_set_new(map, cabe_purpose_name((enum cabe_purpose)p),
-                                       cabe_json_count(phase->purpose_peak_bytes[p]));
-    return unless(bad, map);
-}
-
-static json_t *phase_json(const struct cabe_phase *phase)
-{
-    json_int_t delta = (json_int_t)phase->rss_end_bytes - (json_int_t)phase->rss_begin_bytes;
-    json_t *predicted = phase->predicted_bytes ? cabe_json_count(phase->predicted_bytes) : json_null();
-    json_t *o = json_object();
-    int bad = json_object_set_new(o, "name", json_string(phase->name));
-
-    bad |= json_object_set_new(o, "seconds", json_real((double)phase->elapsed_ns / 1e9));
-    bad |= json_object_set_new(o, "is_open", json_boolean(phase->is_open));
-    bad |= json_object_set_new(o, "is_sampled", json_boolean(phase->is_sampled));
-    bad |= json_object_set_new(o, "rss_begin_bytes", cabe_json_count(phase->rss_begin_bytes));
-    bad |= json_object_set_new(o, "rss_end_bytes", cabe_json_count(phase->rss_end_bytes));
-    bad |= json_object_set_new(o, "delta_bytes", json_integer(delta));
-    bad |= json_object_set_new(o, "peak_bytes", cabe_json_count(phase->peak_bytes));
-    bad |= json_object_set_new(o, "predicted_peak_bytes", predicted);
-    bad |= json_object_set_new(o, "devices", devices_json(phase));
-    bad |= json_object_set_new(o, "purposes", purposes_json(phase));
-    bad |= json_object_set_new(o, "warnings", warnings_json(phase->warnings));
-    return unless(bad, o);
-}
-
-json_t *cabe_monitor_json(struct cabe_monitor *monitor)
-{
-    size_t n_phases = 0;
-    struct cabe_phase *phases = all_phases(monitor, &n_phases);
-    json_t *list = json_array(), *report = json_object();
-    uint64_t n_warnings, n_forgotten;
-    int bad = !phases;
-
-    for (size_t i = 0; i < n_phases; i++)
-        bad |= json_array_append_new(list, phase_json(&phases[i]));
-    cabe_free(phases);
-    pthread_mutex_lock(&monitor->lock);
-    n_warnings = monitor->n_warnings;
-    n_forgotten = monitor->n_done > CABE_MONITOR_PHASES ? monitor->n_done - CABE_MONITOR_PHASES : 0;
-    pthread_mutex_unlock(&monitor->lock);
-    bad |= json_object_set_new(report, "phases", list);
-    bad |= json_object_set_new(report, "peak_bytes", cabe_json_count(cabe_monitor_peak_bytes(monitor)));
-    bad |= json_object_set_new(report, "n_warnings", cabe_json_count(n_warnings));
-    bad |= json_object_set_new(report, "n_forgotten", cabe_json_count(n_forgotten));
-    return unless(bad, report);
 }

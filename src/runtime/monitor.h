@@ -5,13 +5,14 @@
  *     ...
  *     cabe_monitor_end(monitor, phase);
  *
- * Peak: the process's high-water mark is reset when a phase begins (where the system permits it; otherwise a thread
- * samples every SAMPLE_MS and the phase says so). Phases may nest and overlap: each has its own peak. Device memory
- * and the purposes are the ledger's; the monitor is the one that starts its marks anew (cabe_ledger_read_and_mark).
+ * Peak: the process's high-water mark is reset when a phase begins (where the system permits it; otherwise a
+ * thread samples every SAMPLE_MS and the phase says so). Phases may nest and overlap: each has its own peak.
+ * Device memory and the purposes are the ledger's; the monitor is the one that starts its marks anew
+ * (cabe_ledger_read_and_mark).
  *
- * A phase past a threshold is warned about in the log and in the report. Events in the log, with GiB as psutil counts
- * them: memory_usage_before_<phase> {rss_gb, available_gb}, memory_usage_after_<phase> {and peak_gb, delta_gb,
- * seconds}, memory_warning {phase, reason, bytes, limit_bytes}, ready {seconds}.
+ * A phase past a threshold is warned about in the log and in the report. Events in the log, with GiB as
+ * psutil counts them: memory_usage_before_<phase> {rss_gb, available_gb}, memory_usage_after_<phase> {and
+ * peak_gb, delta_gb, seconds}, memory_warning {phase, reason, bytes, limit_bytes}, ready {seconds}.
  *
  * Limits: the last CABE_MONITOR_PHASES phases are kept; CABE_MONITOR_OPEN may be open at a time.
  * Thread: every function from any thread.
@@ -54,9 +55,9 @@ struct cabe_monitor_config {
     uint64_t (*available)(void *self);
     void *self;
     /* Thresholds; 0 takes the default in brackets. */
-    uint64_t warn_rss_bytes;     /* [2 GiB] */
-    uint64_t warn_delta_bytes;   /* [500 MiB] */
-    unsigned warn_peak_percent;  /* of limit_bytes [80] */
+    uint64_t warn_rss_bytes;      /* [2 GiB] */
+    uint64_t warn_delta_bytes;    /* [500 MiB] */
+    unsigned warn_peak_percent;   /* of limit_bytes [80] */
     unsigned warn_device_percent; /* of the device's budget [85] */
     int must_sample;              /* for tests: as if the high-water mark could not be reset */
 };
@@ -80,14 +81,16 @@ struct cabe_phase {
 
 struct cabe_monitor;
 
-CABE_CHECKED enum cabe_status cabe_monitor_open(struct cabe_monitor **out, const struct cabe_monitor_config *config,
+CABE_CHECKED enum cabe_status cabe_monitor_open(struct cabe_monitor **out,
+                                                const struct cabe_monitor_config *config,
                                                 struct cabe_error *err);
 void cabe_monitor_close(struct cabe_monitor *monitor); /* NULL is fine */
 
 /*
- * Begins a phase; `monitor` may be NULL in begin and end: nothing happens. `name` is cut to fit; in event names
- * every byte but letters and digits becomes '_'. `predicted_bytes`: the process's peak by plan, 0 unknown. `*phase` is
- * for end. More than CABE_MONITOR_OPEN phases are not measured: *phase is then -1, and end ignores it.
+ * Begins a phase; `monitor` may be NULL in begin and end: nothing happens. `name` is cut to fit; in event
+ * names every byte but letters and digits becomes '_'. `predicted_bytes`: the process's peak by plan, 0
+ * unknown. `*phase` is for end. More than CABE_MONITOR_OPEN phases are not measured: *phase is then -1, and
+ * end ignores it.
  */
 void cabe_monitor_begin(struct cabe_monitor *monitor, const char *name, uint64_t predicted_bytes, int *phase);
 void cabe_monitor_end(struct cabe_monitor *monitor, int phase);
@@ -96,6 +99,9 @@ void cabe_monitor_ready(struct cabe_monitor *monitor);
 
 /* The phases that are kept, finished ones first, in order of their end; returns how many were written. */
 size_t cabe_monitor_read(struct cabe_monitor *monitor, struct cabe_phase *out, size_t n_max);
+/* Thresholds passed so far, and finished phases that are no longer kept. */
+void cabe_monitor_counts(struct cabe_monitor *monitor, uint64_t *n_warnings, uint64_t *n_forgotten);
+const char *cabe_phase_warning_name(enum cabe_phase_warning warning);
 /* The highest resident size that any phase saw. */
 uint64_t cabe_monitor_peak_bytes(struct cabe_monitor *monitor);
 

@@ -18,8 +18,8 @@
 #define LOOK_AGAIN ((enum cabe_status)0x7FFF)
 
 /*
- * An object, or its making. Linked in the pool while it can be asked for; a use holds the entry by n_uses, a thread
- * that waits for its load or unload by n_waiting. What is neither linked nor held is freed.
+ * An object, or its making. Linked in the pool while it can be asked for; a use holds the entry by n_uses, a
+ * thread that waits for its load or unload by n_waiting. What is neither linked nor held is freed.
  */
 struct cabe_pool_use {
     struct cabe_pool_use *next, *previous; /* least recently used first */
@@ -136,7 +136,8 @@ static void unload_entry(struct cabe_pool *pool, struct cabe_pool_use *entry)
     pthread_mutex_unlock(&pool->lock);
     entry->unload(entry->object);
     cabe_memory_trim();
-    cabe_log(pool->log, CABE_LOG_INFO, "unloaded", "{s:o}", "key", cabe_json_text(entry->key, strlen(entry->key)));
+    cabe_log(pool->log, CABE_LOG_INFO, "unloaded", "{s:o}", "key",
+             cabe_json_text(entry->key, strlen(entry->key)));
     pthread_mutex_lock(&pool->lock);
     pool->n_busy--;
     pool->stats.n_unloads++;
@@ -166,10 +167,13 @@ static uint64_t add(uint64_t a, uint64_t b)
     return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
 
-/* By how much `wanted` does not fit into `room` and what the `n` oldest idle entries but `skipped` hold; and where. */
+/*
+ * By how much `wanted` does not fit into `room` and what the `n` oldest idle entries but `skipped` hold; and
+ * where.
+ */
 static uint64_t missing_after(const struct cabe_pool *pool, const uint64_t room[CABE_DEVICES_MAX],
-                              const uint64_t wanted[CABE_DEVICES_MAX], int n, const struct cabe_pool_use *skipped,
-                              int *device)
+                              const uint64_t wanted[CABE_DEVICES_MAX], int n,
+                              const struct cabe_pool_use *skipped, int *device)
 {
     for (int d = 0; d < CABE_DEVICES_MAX; d++) {
         uint64_t sum = room[d];
@@ -191,12 +195,14 @@ static uint64_t missing_after(const struct cabe_pool *pool, const uint64_t room[
 }
 
 /*
- * The idle entry to unload first for `wanted`: the oldest of the fewest oldest that make enough room, leaving out
- * those without which the others would do (a small old one survives where a large younger one must go anyway).
- * NULL: all idle ones together would not do, *missing says by how much; or there is room by now, *missing is 0.
+ * The idle entry to unload first for `wanted`: the oldest of the fewest oldest that make enough room, leaving
+ * out those without which the others would do (a small old one survives where a large younger one must go
+ * anyway). NULL: all idle ones together would not do, *missing says by how much; or there is room by now,
+ * *missing is 0.
  */
-static struct cabe_pool_use *choose_victim(const struct cabe_pool *pool, const uint64_t wanted[CABE_DEVICES_MAX],
-                                           uint64_t *missing, int *device)
+static struct cabe_pool_use *choose_victim(const struct cabe_pool *pool,
+                                           const uint64_t wanted[CABE_DEVICES_MAX], uint64_t *missing,
+                                           int *device)
 {
     uint64_t room[CABE_DEVICES_MAX]; /* one reading: the ledger has other customers */
     int n = 0, ignored;
@@ -231,18 +237,20 @@ static enum cabe_status refuse(const struct cabe_pool *pool, const char *key,
             *(e->state == CABE_POOL_IDLE ? &idle : &used) += e->bytes.resident[device];
     if (device != CABE_HOST)
         snprintf(name, sizeof name, "device %d", device);
-    cabe_fail(err, CABE_ERR_BUDGET,
-              "%s: needs %llu bytes of %s memory; free are %llu, idle objects hold %llu, objects in use %llu; %llu "
-              "bytes are missing",
-              key, (unsigned long long)wanted[device], name, (unsigned long long)free_bytes(pool, device),
-              (unsigned long long)idle, (unsigned long long)used, (unsigned long long)missing);
+    cabe_fail(
+        err, CABE_ERR_BUDGET,
+        "%s: needs %llu bytes of %s memory; free are %llu, idle objects hold %llu, objects in use %llu; %llu "
+        "bytes are missing",
+        key, (unsigned long long)wanted[device], name, (unsigned long long)free_bytes(pool, device),
+        (unsigned long long)idle, (unsigned long long)used, (unsigned long long)missing);
     if (err)
         err->missing_bytes = missing;
     return CABE_ERR_BUDGET;
 }
 
-static enum cabe_status make_room(struct cabe_pool *pool, const char *key, const uint64_t wanted[CABE_DEVICES_MAX],
-                                  const struct cabe_cancel *cancel, struct cabe_error *err)
+static enum cabe_status make_room(struct cabe_pool *pool, const char *key,
+                                  const uint64_t wanted[CABE_DEVICES_MAX], const struct cabe_cancel *cancel,
+                                  struct cabe_error *err)
 {
     while (!is_enough(pool, wanted)) {
         uint64_t missing;
@@ -275,8 +283,8 @@ static struct cabe_pool_use *oldest_idle(struct cabe_pool *pool)
 /* ---- Loading ---- */
 
 /*
- * After a load that the ledger refused: makes a change for the better, or waits for one; 0 when none can come.
- * `n_ended` was the pool's count when the load began.
+ * After a load that the ledger refused: makes a change for the better, or waits for one; 0 when none can
+ * come. `n_ended` was the pool's count when the load began.
  */
 static int can_try_again(struct cabe_pool *pool, uint64_t n_ended, const struct cabe_cancel *cancel)
 {
@@ -297,7 +305,8 @@ static int can_try_again(struct cabe_pool *pool, uint64_t n_ended, const struct 
 static void log_load(struct cabe_pool *pool, const char *key, enum cabe_status status, uint64_t load_ns)
 {
     cabe_log(pool->log, status == CABE_OK ? CABE_LOG_INFO : CABE_LOG_WARN, "loaded", "{s:o,s:s,s:f}", "key",
-             cabe_json_text(key, strlen(key)), "status", cabe_status_name(status), "seconds", (double)load_ns / 1e9);
+             cabe_json_text(key, strlen(key)), "status", cabe_status_name(status), "seconds",
+             (double)load_ns / 1e9);
 }
 
 /* Under the lock, which it gives up while source->load() runs. */
@@ -347,7 +356,8 @@ static struct cabe_pool_use *new_entry(const char *key, const struct cabe_pool_s
     return entry;
 }
 
-/* Under the lock. Who waits for the entry gets a use at once, so that nobody can evict it before they wake. */
+/* Under the lock. Who waits for the entry gets a use at once, so that nobody can evict it before they wake.
+ */
 static void load_succeeded(struct cabe_pool *pool, struct cabe_pool_use *entry)
 {
     entry->n_uses = 1 + entry->n_waiting;
@@ -389,9 +399,9 @@ static enum cabe_status measure(struct cabe_pool *pool, struct cabe_pool_use *en
     return status;
 }
 
-static enum cabe_status load_first(struct cabe_pool *pool, const char *key, const struct cabe_pool_source *source,
-                                   const struct cabe_cancel *cancel, struct cabe_pool_use **use,
-                                   struct cabe_error *err)
+static enum cabe_status load_first(struct cabe_pool *pool, const char *key,
+                                   const struct cabe_pool_source *source, const struct cabe_cancel *cancel,
+                                   struct cabe_pool_use **use, struct cabe_error *err)
 {
     struct cabe_error error = {0};
     struct cabe_pool_use *entry;
@@ -400,8 +410,8 @@ static enum cabe_status load_first(struct cabe_pool *pool, const char *key, cons
     while (pool->n_entries >= CABE_POOL_MAX) {
         entry = oldest_idle(pool);
         if (!entry)
-            return cabe_fail(err, CABE_ERR_LIMIT, "%s: %d objects are in use, and the pool holds no more", key,
-                             CABE_POOL_MAX);
+            return cabe_fail(err, CABE_ERR_LIMIT, "%s: %d objects are in use, and the pool holds no more",
+                             key, CABE_POOL_MAX);
         pool->stats.n_evictions++;
         unload_entry(pool, entry);
         if (find(pool, key))
@@ -461,9 +471,9 @@ static enum cabe_status wait_for(struct cabe_pool *pool, struct cabe_pool_use *e
     return status;
 }
 
-enum cabe_status cabe_pool_acquire(struct cabe_pool *pool, const char *key, const struct cabe_pool_source *source,
-                                   const struct cabe_cancel *cancel, struct cabe_pool_use **use,
-                                   struct cabe_error *err)
+enum cabe_status cabe_pool_acquire(struct cabe_pool *pool, const char *key,
+                                   const struct cabe_pool_source *source, const struct cabe_cancel *cancel,
+                                   struct cabe_pool_use **use, struct cabe_error *err)
 {
     enum cabe_status status = LOOK_AGAIN;
 
@@ -510,7 +520,8 @@ void cabe_pool_release(struct cabe_pool *pool, struct cabe_pool_use *use)
     pthread_mutex_unlock(&pool->lock);
 }
 
-enum cabe_status cabe_pool_make_room(struct cabe_pool *pool, int device, uint64_t bytes, struct cabe_error *err)
+enum cabe_status cabe_pool_make_room(struct cabe_pool *pool, int device, uint64_t bytes,
+                                     struct cabe_error *err)
 {
     uint64_t wanted[CABE_DEVICES_MAX] = {0};
     enum cabe_status status;

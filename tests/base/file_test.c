@@ -220,8 +220,12 @@ static void wrong_places(void **state)
         const char *path;
         enum cabe_status status;
     } cases[] = {
-        {"/nonexistent/folder/x", CABE_ERR_NOT_FOUND}, {"/tmp", CABE_ERR_IO}, {"/tmp/", CABE_ERR_IO},
-        {"", CABE_ERR_NOT_FOUND}, {"/dev/null/x", CABE_ERR_NOT_FOUND}, {"/proc/x", CABE_ERR_NOT_FOUND},
+        {"/nonexistent/folder/x", CABE_ERR_NOT_FOUND},
+        {"/tmp", CABE_ERR_IO},
+        {"/tmp/", CABE_ERR_IO},
+        {"", CABE_ERR_NOT_FOUND},
+        {"/dev/null/x", CABE_ERR_NOT_FOUND},
+        {"/proc/x", CABE_ERR_NOT_FOUND},
     };
 
     (void)state;
@@ -289,7 +293,8 @@ static int write_where_none_may(const char *mounted)
     char where[80];
 
     snprintf(where, sizeof where, "%s/out", mounted);
-    return cabe_outfile_open(&file, where, &err) == CABE_ERR_PERMISSION && strstr(err.text, "Read-only") ? 0 : 1;
+    return cabe_outfile_open(&file, where, &err) == CABE_ERR_PERMISSION && strstr(err.text, "Read-only") ? 0
+                                                                                                         : 1;
 }
 
 static void full_disk(void **state)
@@ -429,11 +434,16 @@ static void resident_size(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(whole_or_not_there),       cmocka_unit_test(big_and_small_writes),
-        cmocka_unit_test(links_and_relative_paths), cmocka_unit_test(pipes_and_devices),
-        cmocka_unit_test(wrong_places),             cmocka_unit_test(full_disk),
-        cmocka_unit_test(read_only_disk),           cmocka_unit_test(folders_of_others),
-        cmocka_unit_test(leftovers_are_swept),      cmocka_unit_test(no_memory),
+        cmocka_unit_test(whole_or_not_there),
+        cmocka_unit_test(big_and_small_writes),
+        cmocka_unit_test(links_and_relative_paths),
+        cmocka_unit_test(pipes_and_devices),
+        cmocka_unit_test(wrong_places),
+        cmocka_unit_test(full_disk),
+        cmocka_unit_test(read_only_disk),
+        cmocka_unit_test(folders_of_others),
+        cmocka_unit_test(leftovers_are_swept),
+        cmocka_unit_test(no_memory),
         cmocka_unit_test(resident_size),
     };
 

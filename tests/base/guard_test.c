@@ -39,8 +39,8 @@ static struct mapped map_file(const char *name, enum cabe_guard_access access)
     mapped.memory = mmap(NULL, FILE_BYTES, protection, MAP_SHARED, mapped.fd, 0);
     assert_ptr_not_equal(mapped.memory, MAP_FAILED);
     if (name)
-        assert_int_equal(cabe_guard_add(&mapped.guard, mapped.memory, FILE_BYTES, access, mapped.fd, name, &err),
-                         CABE_OK);
+        assert_int_equal(
+            cabe_guard_add(&mapped.guard, mapped.memory, FILE_BYTES, access, mapped.fd, name, &err), CABE_OK);
     return mapped;
 }
 
@@ -84,7 +84,8 @@ static uint64_t sum_with_team(struct cabe_team *team, struct mapped *mapped, int
 
 static void a_file_cut_during_a_region(void **state)
 {
-    struct mapped cut = map_file("cut.gguf", CABE_GUARD_READ), whole = map_file("whole.gguf", CABE_GUARD_READ);
+    struct mapped cut = map_file("cut.gguf", CABE_GUARD_READ),
+                  whole = map_file("whole.gguf", CABE_GUARD_READ);
     struct cabe_team *team;
     struct cabe_error err;
 
@@ -146,8 +147,8 @@ static void slots_are_used_again(void **state)
     (void)state;
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < CABE_GUARD_MAX; i++)
-            assert_int_equal(cabe_guard_add(&guards[i], file.memory, FILE_BYTES, CABE_GUARD_READ, -1, "x", &err),
-                             CABE_OK);
+            assert_int_equal(
+                cabe_guard_add(&guards[i], file.memory, FILE_BYTES, CABE_GUARD_READ, -1, "x", &err), CABE_OK);
         assert_int_equal(cabe_guard_add(&extra, file.memory, FILE_BYTES, CABE_GUARD_READ, -1, "a.gguf", &err),
                          CABE_ERR_LIMIT);
         assert_null(extra);

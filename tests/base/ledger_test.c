@@ -84,11 +84,14 @@ static void refusals_say_what_is_missing(void **state)
     (void)state;
     reserve(ledger, CABE_HOST, CABE_PURPOSE_WEIGHTS, 700, "all-minilm-l6-v2");
     reserve(ledger, CABE_HOST, CABE_PURPOSE_CACHES, 200, "tokenizer");
-    assert_int_equal(cabe_ledger_reserve(ledger, 0, CABE_PURPOSE_INDEX, 101, "story.idx", &err), CABE_ERR_BUDGET);
+    assert_int_equal(cabe_ledger_reserve(ledger, 0, CABE_PURPOSE_INDEX, 101, "story.idx", &err),
+                     CABE_ERR_BUDGET);
     assert_int_equal(err.missing_bytes, 1);
-    assert_string_equal(err.text, "story.idx: index asks for 101 bytes of host memory; the budget is 1000, in use are "
-                                  "900: weights 700, caches 200; 1 bytes are missing");
-    assert_int_equal(cabe_ledger_reserve(ledger, 0, CABE_PURPOSE_INDEX, UINT64_MAX, "x", &err), CABE_ERR_BUDGET);
+    assert_string_equal(err.text,
+                        "story.idx: index asks for 101 bytes of host memory; the budget is 1000, in use are "
+                        "900: weights 700, caches 200; 1 bytes are missing");
+    assert_int_equal(cabe_ledger_reserve(ledger, 0, CABE_PURPOSE_INDEX, UINT64_MAX, "x", &err),
+                     CABE_ERR_BUDGET);
     assert_true(err.missing_bytes == UINT64_MAX - 100);
     assert_int_equal(cabe_ledger_reserve(ledger, 0, CABE_PURPOSE_INDEX, 101, "x", NULL), CABE_ERR_BUDGET);
     assert_int_equal(read_view(ledger).n_refused, 3);
@@ -225,7 +228,8 @@ static void *work(void *arg)
 
             for (int p = 0; p < CABE_N_PURPOSES; p++)
                 sum += view.device[0].purpose_bytes[p];
-            self->n_wrong += sum != view.device[0].used_bytes || sum > BUDGET || view.device[0].high_bytes > BUDGET;
+            self->n_wrong +=
+                sum != view.device[0].used_bytes || sum > BUDGET || view.device[0].high_bytes > BUDGET;
         }
     }
     for (int i = 0; i < 16; i++) {
@@ -530,12 +534,18 @@ static void how_long_it_takes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(accounts_and_marks),         cmocka_unit_test(refusals_say_what_is_missing),
-        cmocka_unit_test(holders_by_place),           cmocka_unit_test(more_places_than_names),
-        cmocka_unit_test(never_over_the_budget),      cmocka_unit_test(other_processes_are_seen),
-        cmocka_unit_test(slots_of_the_dead_are_taken), cmocka_unit_test(damaged_registries),
-        cmocka_unit_test(noise_in_slots),             cmocka_unit_test(registry_lost_while_in_use),
-        cmocka_unit_test(useless_folders),            cmocka_unit_test(no_memory),
+        cmocka_unit_test(accounts_and_marks),
+        cmocka_unit_test(refusals_say_what_is_missing),
+        cmocka_unit_test(holders_by_place),
+        cmocka_unit_test(more_places_than_names),
+        cmocka_unit_test(never_over_the_budget),
+        cmocka_unit_test(other_processes_are_seen),
+        cmocka_unit_test(slots_of_the_dead_are_taken),
+        cmocka_unit_test(damaged_registries),
+        cmocka_unit_test(noise_in_slots),
+        cmocka_unit_test(registry_lost_while_in_use),
+        cmocka_unit_test(useless_folders),
+        cmocka_unit_test(no_memory),
         cmocka_unit_test(how_long_it_takes),
     };
 

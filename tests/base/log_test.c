@@ -55,9 +55,9 @@ static void json_lines(void **state)
 
     (void)state;
     open_sink(&sink, CABE_LOG_JSON, CABE_LOG_DEBUG);
-    cabe_log(sink.log, CABE_LOG_WARN, "model_loaded", "{s:s,s:I,s:f,s:b,s:n,s:[i,i],s:{s:s},s:s}", "model", "a \"b\"\n\x1b[31m\x7f",
-             "bytes", (json_int_t)91000000, "seconds", 0.25, "warm", 1, "none", "list", 1, 2, "inner", "k",
-             "v\xC2\x85", "level", "forged");
+    cabe_log(sink.log, CABE_LOG_WARN, "model_loaded", "{s:s,s:I,s:f,s:b,s:n,s:[i,i],s:{s:s},s:s}", "model",
+             "a \"b\"\n\x1b[31m\x7f", "bytes", (json_int_t)91000000, "seconds", 0.25, "warm", 1, "none",
+             "list", 1, 2, "inner", "k", "v\xC2\x85", "level", "forged");
     assert_non_null(sink.text);
     assert_int_equal(sink.text[sink.n - 1], '\n');
     assert_null(memchr(sink.text, '\n', sink.n - 1));
@@ -103,8 +103,12 @@ static void what_cannot_be_packed(void **state)
     open_sink(&sink, CABE_LOG_HUMAN, CABE_LOG_DEBUG);
     cabe_log(sink.log, CABE_LOG_ERROR, "odd", "{s:s}", "name", "\xFF\xFE");
     assert_non_null(strstr(sink.text, " error odd fields_lost="));
-    cabe_log(sink.log, CABE_LOG_ERROR, "mended", "{s:o}", "name", cabe_json_text("a\xFF" "b", 3));
-    assert_non_null(strstr(sink.text, " error mended name=a\xEF\xBF\xBD" "b\n"));
+    cabe_log(sink.log, CABE_LOG_ERROR, "mended", "{s:o}", "name",
+             cabe_json_text("a\xFF"
+                            "b",
+                            3));
+    assert_non_null(strstr(sink.text, " error mended name=a\xEF\xBF\xBD"
+                                      "b\n"));
     cabe_log(sink.log, CABE_LOG_ERROR, "bare", NULL);
     assert_non_null(strstr(sink.text, " error bare\n"));
     cabe_log(NULL, CABE_LOG_ERROR, "nowhere", "{s:s}", "a", "b");
@@ -212,9 +216,12 @@ static void a_stream_that_is_full(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(json_lines),           cmocka_unit_test(human_lines),
-        cmocka_unit_test(what_cannot_be_packed), cmocka_unit_test(a_locale_with_commas),
-        cmocka_unit_test(lines_are_whole),      cmocka_unit_test(no_memory),
+        cmocka_unit_test(json_lines),
+        cmocka_unit_test(human_lines),
+        cmocka_unit_test(what_cannot_be_packed),
+        cmocka_unit_test(a_locale_with_commas),
+        cmocka_unit_test(lines_are_whole),
+        cmocka_unit_test(no_memory),
         cmocka_unit_test(a_stream_that_is_full),
     };
 

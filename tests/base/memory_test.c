@@ -142,8 +142,8 @@ static void time_goes_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(the_nth_fails),       cmocka_unit_test(overflows_are_refused),
-        cmocka_unit_test(pages),               cmocka_unit_test(measures_and_places),
+        cmocka_unit_test(the_nth_fails), cmocka_unit_test(overflows_are_refused),
+        cmocka_unit_test(pages),         cmocka_unit_test(measures_and_places),
         cmocka_unit_test(time_goes_on),
     };
 

@@ -100,7 +100,8 @@ static void hostile_names(void **state)
     }
 }
 
-/* Every code point there is, encoded, is one character; every two and three bytes agree with the definition. */
+/* Every code point there is, encoded, is one character; every two and three bytes agree with the definition.
+ */
 static void characters(void **state)
 {
     (void)state;
@@ -159,9 +160,12 @@ static void json_of_any_text(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(names_and_codes),          cmocka_unit_test(messages),
-        cmocka_unit_test(errno_chooses_the_status), cmocka_unit_test(hostile_names),
-        cmocka_unit_test(characters),               cmocka_unit_test(json_of_any_text),
+        cmocka_unit_test(names_and_codes),
+        cmocka_unit_test(messages),
+        cmocka_unit_test(errno_chooses_the_status),
+        cmocka_unit_test(hostile_names),
+        cmocka_unit_test(characters),
+        cmocka_unit_test(json_of_any_text),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -288,11 +288,15 @@ static void members_leave_signals_alone(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(every_item_once), cmocka_unit_test(barriers_hold),
+        cmocka_unit_test(every_item_once),
+        cmocka_unit_test(barriers_hold),
         cmocka_unit_test(beside_other_processes),
-        cmocka_unit_test(many_regions),    cmocka_unit_test(idle_members_use_no_cpu),
-        cmocka_unit_test(bad_arguments),   cmocka_unit_test(no_memory),
-        cmocka_unit_test(no_threads),      cmocka_unit_test(members_leave_signals_alone),
+        cmocka_unit_test(many_regions),
+        cmocka_unit_test(idle_members_use_no_cpu),
+        cmocka_unit_test(bad_arguments),
+        cmocka_unit_test(no_memory),
+        cmocka_unit_test(no_threads),
+        cmocka_unit_test(members_leave_signals_alone),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -201,10 +201,8 @@ static int count(const char *text, const char *word)
 
 static void warnings_and_events(void **state)
 {
-    struct cabe_monitor_config config = {.available = three_gib,
-                                         .limit_bytes = 10 * MIB,
-                                         .warn_rss_bytes = MIB,
-                                         .warn_delta_bytes = 20 * MIB};
+    struct cabe_monitor_config config = {
+        .available = three_gib, .limit_bytes = 10 * MIB, .warn_rss_bytes = MIB, .warn_delta_bytes = 20 * MIB};
     struct cabe_monitor *monitor;
     struct cabe_phase phase;
     struct sink sink;
@@ -314,7 +312,8 @@ static void limits(void **state)
         cabe_monitor_begin(monitor, name, 0, &numbers[0]);
         cabe_monitor_end(monitor, numbers[0]);
     }
-    assert_int_equal(cabe_monitor_read(monitor, phases, sizeof phases / sizeof phases[0]), CABE_MONITOR_PHASES);
+    assert_int_equal(cabe_monitor_read(monitor, phases, sizeof phases / sizeof phases[0]),
+                     CABE_MONITOR_PHASES);
     assert_string_equal(phases[0].name, "n5");
     assert_string_equal(phases[CABE_MONITOR_PHASES - 1].name, "n260");
     report = cabe_monitor_json(monitor);
@@ -354,7 +353,8 @@ static void from_many_threads(void **state)
         for (int i = 0; i < 4; i++)
             pthread_join(threads[i], NULL);
         report = cabe_monitor_json(monitor);
-        assert_int_equal(json_integer_value(json_object_get(report, "n_forgotten")), 800 - CABE_MONITOR_PHASES);
+        assert_int_equal(json_integer_value(json_object_get(report, "n_forgotten")),
+                         800 - CABE_MONITOR_PHASES);
         json_decref(report);
         cabe_monitor_close(monitor);
     }
@@ -405,9 +405,12 @@ int main(void)
         cmocka_unit_test(samples_where_marks_do_not_go),
     };
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(devices_and_purposes), cmocka_unit_test(warnings_and_events),
-        cmocka_unit_test(quiet_when_all_is_well), cmocka_unit_test(reports),
-        cmocka_unit_test(limits),               cmocka_unit_test(from_many_threads),
+        cmocka_unit_test(devices_and_purposes),
+        cmocka_unit_test(warnings_and_events),
+        cmocka_unit_test(quiet_when_all_is_well),
+        cmocka_unit_test(reports),
+        cmocka_unit_test(limits),
+        cmocka_unit_test(from_many_threads),
         cmocka_unit_test(no_memory),
     };
     int n_failed = 0;

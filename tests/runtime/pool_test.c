@@ -141,8 +141,8 @@ static struct cabe_pool *open_pool(struct cabe_ledger *ledger)
     return pool;
 }
 
-static enum cabe_status acquire(struct cabe_pool *pool, const struct recipe *recipe, struct cabe_pool_use **use,
-                                struct cabe_error *err)
+static enum cabe_status acquire(struct cabe_pool *pool, const struct recipe *recipe,
+                                struct cabe_pool_use **use, struct cabe_error *err)
 {
     struct cabe_pool_source source = {measure_model, load_model, unload_model, (void *)(uintptr_t)recipe};
 
@@ -228,8 +228,9 @@ static void only_what_is_needed_goes(void **state)
     assert_int_equal(acquire(pool, &giant, &use, &err), CABE_ERR_BUDGET);
     assert_null(use);
     assert_int_equal(err.missing_bytes, 1);
-    assert_string_equal(err.text, "giant: needs 101 bytes of host memory; free are 35, idle objects hold 65, objects in "
-                                  "use 0; 1 bytes are missing");
+    assert_string_equal(
+        err.text, "giant: needs 101 bytes of host memory; free are 35, idle objects hold 65, objects in "
+                  "use 0; 1 bytes are missing");
     assert_int_equal(stats_of(pool).n_evictions, 1);
     cabe_pool_close(pool);
     cabe_ledger_close(ledger);
@@ -309,7 +310,8 @@ struct asker {
 static void *ask(void *arg)
 {
     struct asker *asker = arg;
-    struct cabe_pool_source source = {measure_model, load_model, unload_model, (void *)(uintptr_t)asker->recipe};
+    struct cabe_pool_source source = {measure_model, load_model, unload_model,
+                                      (void *)(uintptr_t)asker->recipe};
 
     asker->status = cabe_pool_acquire(asker->pool, asker->recipe->place, &source, asker->cancel, &asker->use,
                                       &asker->err);
@@ -365,7 +367,11 @@ static void cancelled(void **state)
     struct cabe_ledger *ledger = open_ledger(100);
     struct cabe_pool *pool = open_pool(ledger);
     atomic_int n_loads = 0;
-    struct recipe recipe = {.ledger = ledger, .place = "a", .resident_bytes = 60, .load_ms = 200, .is_cancellable = 1,
+    struct recipe recipe = {.ledger = ledger,
+                            .place = "a",
+                            .resident_bytes = 60,
+                            .load_ms = 200,
+                            .is_cancellable = 1,
                             .n_loads = &n_loads};
     struct cabe_cancel cancels[3] = {0};
     struct asker askers[3];
@@ -607,11 +613,16 @@ static void memory_goes_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(kept_until_there_is_no_room), cmocka_unit_test(only_what_is_needed_goes),
-        cmocka_unit_test(what_is_used_stays),          cmocka_unit_test(without_measure),
-        cmocka_unit_test(many_ask_and_one_loads),      cmocka_unit_test(cancelled),
-        cmocka_unit_test(loads_wait_for_loads),        cmocka_unit_test(many_threads_many_objects),
-        cmocka_unit_test(more_objects_than_the_pool_holds), cmocka_unit_test(no_memory),
+        cmocka_unit_test(kept_until_there_is_no_room),
+        cmocka_unit_test(only_what_is_needed_goes),
+        cmocka_unit_test(what_is_used_stays),
+        cmocka_unit_test(without_measure),
+        cmocka_unit_test(many_ask_and_one_loads),
+        cmocka_unit_test(cancelled),
+        cmocka_unit_test(loads_wait_for_loads),
+        cmocka_unit_test(many_threads_many_objects),
+        cmocka_unit_test(more_objects_than_the_pool_holds),
+        cmocka_unit_test(no_memory),
         cmocka_unit_test(memory_goes_back),
     };
 
