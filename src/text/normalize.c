@@ -1,9 +1,8 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "text/sentences.h"
 #include "text/unicode.h"
-#include "text/work.h"
+#include "text/transform.h"
 
 enum cabe_status cabe_aligned_reserve(struct cabe_aligned *text, size_t n, struct cabe_error *err)
 {
@@ -36,7 +35,7 @@ static void append(struct cabe_aligned *out, uint32_t c, struct cabe_range align
     out->n += n;
 }
 
-static enum cabe_status put(struct cabe_encode_work *work, struct cabe_aligned *out, uint32_t c,
+enum cabe_status cabe_aligned_put(struct cabe_encode_work *work, struct cabe_aligned *out, uint32_t c,
                             struct cabe_range align, struct cabe_error *err)
 {
     enum cabe_status status;
@@ -66,19 +65,7 @@ static enum cabe_status put_bytes(struct cabe_encode_work *work, struct cabe_ali
     return status;
 }
 
-/*
- * The reference's transform: a change of 0 replaces the next character of the input, -n replaces it and deletes n
- * after it, 1 inserts after what was last consumed and shares its range.
- */
-struct transform {
-    struct cabe_encode_work *work;
-    const struct cabe_piece *in;
-    struct cabe_aligned *out;
-    size_t at;              /* bytes consumed */
-    struct cabe_range last; /* of the character consumed last */
-};
-
-static void consume(struct transform *t)
+void cabe_transform_consume(struct cabe_transform *t)
 {
     size_t step = cabe_utf8_length(t->in->bytes[t->at]);
 
@@ -86,179 +73,27 @@ static void consume(struct transform *t)
     t->at += step;
 }
 
-static enum cabe_status emit(struct transform *t, uint32_t c, int32_t change, struct cabe_error *err)
+enum cabe_status cabe_transform_emit(struct cabe_transform *t, uint32_t c, int32_t change,
+                                     struct cabe_error *err)
 {
     struct cabe_range align = t->last;
 
     if (change <= 0 && t->at < t->in->n) {
-        consume(t);
+        cabe_transform_consume(t);
         align = t->last;
     }
     for (; change < 0 && t->at < t->in->n; change++)
-        consume(t);
-    return put(t->work, t->out, c, align, err);
+        cabe_transform_consume(t);
+    return cabe_aligned_put(t->work, t->out, c, align, err);
 }
 
-static struct transform transform_begin(struct cabe_encode_work *work, const struct cabe_piece *in,
-                                        struct cabe_aligned *out)
+struct cabe_transform cabe_transform_begin(struct cabe_encode_work *work, const struct cabe_piece *in,
+                                           struct cabe_aligned *out)
 {
     struct cabe_range first = cabe_piece_align(in, 0, 0);
 
     out->n = 0;
-    return (struct transform){work, in, out, 0, {first.begin, first.begin}};
-}
-
-/* ---- canonical forms ---- */
-
-static enum cabe_status push_char(struct cabe_normal_chars *list, struct cabe_normal_char item,
-                                  struct cabe_error *err)
-{
-    if (list->n == list->capacity) {
-        size_t capacity = list->capacity ? 2 * list->capacity : 64;
-        void *grown = cabe_realloc(list->items, capacity, sizeof *list->items);
-
-        if (!grown)
-            return cabe_fail(err, CABE_ERR_OOM, "%zu combining characters", capacity);
-        list->items = grown;
-        list->capacity = capacity;
-    }
-    list->items[list->n++] = item;
-    return CABE_OK;
-}
-
-/* Canonical order of a starter and its marks, stable; linear in their number. */
-static enum cabe_status sort_pending(struct cabe_encode_work *work, struct cabe_error *err)
-{
-    struct cabe_normal_chars *list = &work->pending, *sorted = &work->sorted;
-    size_t starts[257] = {0};
-
-    if (list->n < 2)
-        return CABE_OK;
-    if (list->n <= 16) {
-        for (size_t i = 1; i < list->n; i++) {
-            struct cabe_normal_char item = list->items[i];
-            size_t k = i;
-
-            for (; k > 0 && list->items[k - 1].combining_class > item.combining_class; k--)
-                list->items[k] = list->items[k - 1];
-            list->items[k] = item;
-        }
-        return CABE_OK;
-    }
-    sorted->n = 0;
-    for (size_t i = 0; i < list->n; i++) {
-        enum cabe_status status = push_char(sorted, list->items[i], err);
-
-        if (status != CABE_OK)
-            return status;
-        starts[list->items[i].combining_class + 1]++;
-    }
-    for (size_t i = 1; i < 257; i++)
-        starts[i] += starts[i - 1];
-    for (size_t i = 0; i < sorted->n; i++)
-        list->items[starts[sorted->items[i].combining_class]++] = sorted->items[i];
-    return CABE_OK;
-}
-
-struct composer {
-    struct transform t;
-    int composes;
-    int has_composee;
-    struct cabe_normal_char composee;
-    int last_class; /* -1: nothing between the composee and here */
-};
-
-static enum cabe_status emit_blocked(struct composer *c, struct cabe_error *err)
-{
-    struct cabe_normal_chars *blocked = &c->t.work->blocked;
-    enum cabe_status status = CABE_OK;
-
-    for (size_t i = 0; status == CABE_OK && i < blocked->n; i++)
-        status = emit(&c->t, blocked->items[i].c, blocked->items[i].change, err);
-    blocked->n = 0;
-    return status;
-}
-
-/* One character in canonical order on its way to composition, as the reference composes. */
-static enum cabe_status compose(struct composer *c, struct cabe_normal_char item, struct cabe_error *err)
-{
-    int item_class = item.combining_class;
-    enum cabe_status status;
-
-    if (!c->composes || (!c->has_composee && item_class != 0))
-        return emit(&c->t, item.c, item.change, err);
-    if (!c->has_composee) {
-        c->has_composee = 1;
-        c->composee = item;
-        return CABE_OK;
-    }
-    if (c->last_class < item_class || c->last_class < 0) {
-        uint32_t composed = cabe_char_compose(c->composee.c, item.c);
-
-        if (composed != 0) {
-            c->composee.c = composed;
-            c->composee.change += item.change - 1;
-            return CABE_OK;
-        }
-    }
-    if (item_class != 0) {
-        c->last_class = item_class;
-        return push_char(&c->t.work->blocked, item, err);
-    }
-    status = emit(&c->t, c->composee.c, c->composee.change, err);
-    if (status == CABE_OK)
-        status = emit_blocked(c, err);
-    c->composee = item;
-    c->last_class = -1;
-    return status;
-}
-
-static enum cabe_status flush_pending(struct composer *c, struct cabe_error *err)
-{
-    struct cabe_normal_chars *pending = &c->t.work->pending;
-    enum cabe_status status = sort_pending(c->t.work, err);
-
-    for (size_t i = 0; status == CABE_OK && i < pending->n; i++)
-        status = compose(c, pending->items[i], err);
-    pending->n = 0;
-    return status;
-}
-
-static enum cabe_status decompose(struct composer *c, uint32_t from, int compatible, struct cabe_error *err)
-{
-    uint32_t parts[CABE_DECOMPOSITION_MAX];
-    int n = 1;
-    enum cabe_status status = CABE_OK;
-
-    parts[0] = from;
-    if (from >= 0x80)
-        n = cabe_char_decompose(from, compatible, parts);
-    for (int i = 0; status == CABE_OK && i < n; i++) {
-        uint8_t item_class = parts[i] < 0x80 ? 0 : cabe_char_combining_class(parts[i]);
-        struct cabe_normal_char item = {parts[i], i > 0, item_class};
-
-        if (item_class == 0)
-            status = flush_pending(c, err);
-        if (status == CABE_OK)
-            status = push_char(&c->t.work->pending, item, err);
-    }
-    return status;
-}
-
-static enum cabe_status canonical(struct cabe_encode_work *work, const struct cabe_piece *in,
-                                  struct cabe_aligned *out, int compatible, int composes, struct cabe_error *err)
-{
-    struct composer c = {transform_begin(work, in, out), composes, 0, {0, 0, 0}, -1};
-    enum cabe_status status = CABE_OK;
-
-    work->pending.n = work->blocked.n = 0;
-    for (size_t at = 0, step; status == CABE_OK && at < in->n; at += step)
-        status = decompose(&c, cabe_utf8_get(in->bytes + at, &step), compatible, err);
-    if (status == CABE_OK)
-        status = flush_pending(&c, err);
-    if (status == CABE_OK && c.has_composee)
-        status = emit(&c.t, c.composee.c, c.composee.change, err);
-    return status == CABE_OK ? emit_blocked(&c, err) : status;
+    return (struct cabe_transform){work, in, out, 0, {first.begin, first.begin}};
 }
 
 /* ---- passes that look at one character at a time ---- */
@@ -277,7 +112,7 @@ static enum cabe_status map_chars(struct cabe_encode_work *work, const struct ca
         int n = rule(cabe_utf8_get(in->bytes + at, &step), parts);
 
         for (int i = 0; status == CABE_OK && i < n; i++)
-            status = put(work, out, parts[i], cabe_piece_align(in, at, step), err);
+            status = cabe_aligned_put(work, out, parts[i], cabe_piece_align(in, at, step), err);
         if (status != CABE_OK)
             return status;
     }
@@ -358,7 +193,7 @@ static enum cabe_status bert_passes(struct cabe_encode_work *work, struct cabe_p
         if (!(flags & passes[i].flag))
             continue;
         status = passes[i].rule ? map_chars(work, piece, out, passes[i].rule, err)
-                                : canonical(work, piece, out, 0, 0, err);
+                                : cabe_canonical(work, piece, out, 0, 0, err);
         if (status != CABE_OK)
             return status;
         *piece = cabe_piece_of(out);
@@ -393,11 +228,6 @@ uint32_t cabe_bert_character(uint32_t c, uint32_t flags)
     return n_found > 1 || cabe_char_combining_class(found) != 0 ? c | CABE_CHARACTER_COMPLEX : found;
 }
 
-static int is_unified(uint32_t c)
-{
-    return c >= 0x4E00 && c <= 0x9FFF; /* have no decomposition and no case */
-}
-
 /* The characters from `at` on that need the passes: up to one that has a rule of its own and keeps its place. */
 static size_t run_end(const struct cabe_tokenizer *tokenizer, const struct cabe_piece *in, size_t at)
 {
@@ -405,7 +235,7 @@ static size_t run_end(const struct cabe_tokenizer *tokenizer, const struct cabe_
         size_t step;
         uint32_t c = cabe_utf8_get(in->bytes + at, &step);
 
-        if (is_unified(c))
+        if (cabe_char_is_unified(c))
             break;
         if (c < CABE_CHARACTERS &&
             !(tokenizer->characters[c] & (CABE_CHARACTER_COMPLEX | CABE_CHARACTER_DROP)))
@@ -498,7 +328,7 @@ static enum cabe_status bert(const struct cabe_tokenizer *tokenizer, struct cabe
             break;
         c = cabe_utf8_get(in->bytes + at, &step);
         entry = c < CABE_CHARACTERS ? tokenizer->characters[c] : CABE_CHARACTER_COMPLEX;
-        if (is_unified(c)) {
+        if (cabe_char_is_unified(c)) {
             struct cabe_range align = cabe_piece_align(in, at, step);
 
             if (rule->flags & CABE_BERT_CJK)
@@ -621,199 +451,6 @@ static void strip(struct cabe_piece *piece, int left, int right)
     *piece = cabe_piece_part(piece, begin, end);
 }
 
-/* ---- sentencepiece's precompiled map ---- */
-
-static size_t unit_child(uint32_t unit) /* darts-clone's offset */
-{
-    return (size_t)(unit >> 10) << ((unit & (1u << 9)) >> 6);
-}
-
-/*
- * What the map has for these bytes: as in the reference, for the shortest of their beginnings that it has. 0 where
- * it has none.
- */
-static int charsmap_find(const struct cabe_charsmap *map, const uint8_t *bytes, size_t n, const uint8_t **to,
-                         size_t *to_bytes)
-{
-    size_t node = unit_child(map->units[0]);
-
-    for (size_t i = 0; i < n && bytes[i] != 0; i++) {
-        uint32_t unit;
-
-        node ^= bytes[i];
-        if (node >= map->n_units)
-            return 0;
-        unit = map->units[node];
-        if ((unit & 0x800000FFu) != bytes[i])
-            return 0;
-        node ^= unit_child(unit);
-        if (unit & 0x100u) {
-            size_t at = node < map->n_units ? map->units[node] & 0x7FFFFFFFu : map->string_bytes;
-            const uint8_t *end;
-
-            if (at >= map->string_bytes || (map->strings[at] & 0xC0) == 0x80)
-                return 0;
-            end = memchr(map->strings + at, 0, map->string_bytes - at);
-            *to = map->strings + at;
-            *to_bytes = end ? (size_t)(end - *to) : map->string_bytes - at;
-            return 1;
-        }
-    }
-    return 0;
-}
-
-int cabe_charsmap_open(struct cabe_charsmap *map, const void *bytes, size_t n)
-{
-    uint32_t trie_bytes;
-
-    if (n < 8)
-        return 0;
-    memcpy(&trie_bytes, bytes, 4);
-    if (trie_bytes < 4 || trie_bytes % 4 != 0 || trie_bytes > n - 4)
-        return 0;
-    map->units = (const uint32_t *)bytes + 1;
-    map->n_units = trie_bytes / 4;
-    map->strings = (const uint8_t *)bytes + 4 + trie_bytes;
-    map->string_bytes = n - 4 - trie_bytes;
-    if (cabe_utf8_valid((const char *)map->strings, map->string_bytes) != map->string_bytes)
-        return 0;
-    for (uint32_t c = 0; c < 128; c++) {
-        const uint8_t key = (uint8_t)c;
-        const uint8_t *to;
-        size_t to_bytes;
-
-        map->ascii[c] = (struct cabe_ascii_rule){0};
-        if (charsmap_find(map, &key, 1, &to, &to_bytes))
-            map->ascii[c] = (struct cabe_ascii_rule){(uint32_t)(to - map->strings), (uint32_t)to_bytes, 1};
-    }
-    return 1;
-}
-
-struct precompiled {
-    struct transform t;
-    int has_held; /* the last character out, whose change may still be made smaller by a deletion after it */
-    uint32_t held;
-    int32_t held_change;
-};
-
-static enum cabe_status hold(struct precompiled *p, uint32_t c, int32_t change, struct cabe_error *err)
-{
-    enum cabe_status status = p->has_held ? emit(&p->t, p->held, p->held_change, err) : CABE_OK;
-
-    p->has_held = 1;
-    p->held = c;
-    p->held_change = change;
-    return status;
-}
-
-static enum cabe_status substitute(struct precompiled *p, const uint8_t *part, size_t part_bytes,
-                                   const uint8_t *to, size_t to_bytes, struct cabe_error *err)
-{
-    int32_t n_old = 0, n_new = 0;
-    enum cabe_status status = CABE_OK;
-
-    for (size_t i = 0; i < part_bytes; i++)
-        n_old += (part[i] & 0xC0) != 0x80;
-    for (size_t i = 0, step; status == CABE_OK && i < to_bytes; i += step, n_new++)
-        status = hold(p, cabe_utf8_get(to + i, &step), n_new >= n_old, err);
-    if (n_new < n_old && p->has_held)
-        p->held_change -= n_old - n_new;
-    for (; n_new < n_old && !p->has_held && p->t.at < p->t.in->n; n_new++)
-        consume(&p->t); /* deleted at the very beginning */
-    return status;
-}
-
-static enum cabe_status precompiled_cluster(const struct cabe_charsmap *map, struct precompiled *p,
-                                            const uint8_t *bytes, size_t n, struct cabe_error *err)
-{
-    enum cabe_status status = CABE_OK;
-    const uint8_t *to;
-    size_t to_bytes;
-
-    if (n < 6 && charsmap_find(map, bytes, n, &to, &to_bytes))
-        return substitute(p, bytes, n, to, to_bytes, err);
-    for (size_t i = 0, step; status == CABE_OK && i < n; i += step) {
-        uint32_t c = cabe_utf8_get(bytes + i, &step);
-
-        if (charsmap_find(map, bytes + i, step, &to, &to_bytes))
-            status = substitute(p, bytes + i, step, to, to_bytes, err);
-        else
-            status = hold(p, c, 0, err);
-    }
-    return status;
-}
-
-static int is_plain(const struct cabe_tokenizer *tokenizer, uint32_t c)
-{
-    if (c < CABE_CHARACTERS)
-        return (tokenizer->characters[c] & CABE_CHARACTER_PLAIN) != 0;
-    return is_unified(c) || cabe_char_is_plain(c);
-}
-
-/* How many bytes of plain ASCII from `at` stay as they are, whatever follows them. */
-static size_t untouched(const struct cabe_charsmap *map, const struct cabe_piece *in, size_t at)
-{
-    size_t end = at;
-
-    while (end < in->n && in->bytes[end] < 0x80 && !map->ascii[in->bytes[end]].is_mapped)
-        end++;
-    if (end > at && end < in->n && in->bytes[end] >= 0x80)
-        end--; /* the last one may be in a cluster with what follows */
-    if (end > at && end < in->n && in->bytes[end] == '\n' && in->bytes[end - 1] == '\r')
-        end--;
-    return end - at;
-}
-
-static size_t cluster_bytes(const struct cabe_tokenizer *tokenizer, const struct cabe_piece *in, size_t at)
-{
-    size_t step, unused;
-    uint32_t c = cabe_utf8_get(in->bytes + at, &step);
-
-    if (is_plain(tokenizer, c) &&
-        (at + step == in->n || is_plain(tokenizer, cabe_utf8_get(in->bytes + at + step, &unused))))
-        return step;
-    return cabe_grapheme_end(in->bytes, in->n, at) - at;
-}
-
-static enum cabe_status precompiled(const struct cabe_tokenizer *tokenizer, struct cabe_encode_work *work,
-                                    const struct cabe_piece *in, struct cabe_aligned *out, struct cabe_error *err)
-{
-    const struct cabe_charsmap *map = &tokenizer->charsmap;
-    struct precompiled p = {transform_begin(work, in, out), 0, 0, 0};
-    enum cabe_status status = CABE_OK;
-    size_t at = 0, consumed = 0;
-
-    while (status == CABE_OK && at < in->n) {
-        size_t n = untouched(map, in, at);
-
-        if (n > 1) { /* all but the last, which a deletion may follow */
-            if (p.has_held)
-                status = emit(&p.t, p.held, p.held_change, err);
-            p.has_held = 0;
-            if (status == CABE_OK)
-                status = cabe_aligned_reserve(out, n, err);
-            if (status != CABE_OK)
-                break;
-            consumed = p.t.at;
-            for (size_t i = 0; i < n - 1; i++) {
-                out->bytes[out->n] = in->bytes[at + i];
-                out->align[out->n++] = cabe_piece_align(in, consumed + i, 1);
-            }
-            p.t.at = consumed + n - 1;
-            p.t.last = cabe_piece_align(in, p.t.at - 1, 1);
-            at += n - 1;
-            status = hold(&p, in->bytes[at++], 0, err);
-            continue;
-        }
-        n = cluster_bytes(tokenizer, in, at);
-        status = precompiled_cluster(map, &p, in->bytes + at, n, err);
-        at += n;
-    }
-    if (status == CABE_OK && p.has_held)
-        status = emit(&p.t, p.held, p.held_change, err);
-    return status;
-}
-
 /* ---- all of them ---- */
 
 static enum cabe_status run_step(const struct cabe_tokenizer *tokenizer, struct cabe_encode_work *work,
@@ -824,15 +461,15 @@ static enum cabe_status run_step(const struct cabe_tokenizer *tokenizer, struct 
     case CABE_NORM_BERT:
         return bert(tokenizer, work, rule, in, out, err);
     case CABE_NORM_PRECOMPILED:
-        return precompiled(tokenizer, work, in, out, err);
+        return cabe_precompiled(tokenizer, work, in, out, err);
     case CABE_NORM_NFC:
-        return canonical(work, in, out, 0, 1, err);
+        return cabe_canonical(work, in, out, 0, 1, err);
     case CABE_NORM_NFD:
-        return canonical(work, in, out, 0, 0, err);
+        return cabe_canonical(work, in, out, 0, 0, err);
     case CABE_NORM_NFKC:
-        return canonical(work, in, out, 1, 1, err);
+        return cabe_canonical(work, in, out, 1, 1, err);
     case CABE_NORM_NFKD:
-        return canonical(work, in, out, 1, 0, err);
+        return cabe_canonical(work, in, out, 1, 0, err);
     case CABE_NORM_LOWERCASE:
         return map_chars(work, in, out, rule_lower, err);
     case CABE_NORM_STRIP_ACCENTS:

@@ -18,8 +18,9 @@ struct cabe_span { /* bytes [begin, end) of a document */
 
 /*
  * Calls `found` for each sentence in order; a status other than CABE_OK from it stops and is returned. `language` is
- * a BCP 47 tag, or NULL for a guess from the text (text/language.h). Text is taken in pieces of at most 64 KiB, whatever its size; a sentence longer than that is
- * cut after a space. Ill-formed UTF-8 is CABE_ERR_FORMAT with its byte offset, before any call.
+ * a BCP 47 tag, or NULL for a guess from the text (text/language.h). Text is taken in pieces of at most 64 KiB,
+ * whatever its size; a sentence longer than that is cut after a space. Ill-formed UTF-8 is CABE_ERR_FORMAT with its
+ * byte offset, before any call.
  */
 CABE_CHECKED enum cabe_status cabe_sentences(const char *text, uint64_t bytes, const char *language,
                                              enum cabe_status (*found)(void *self, struct cabe_span span,
