@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "format/input.h"
-#include "format/output.h"
 
 #define HEADER_BYTES 128u /* of our own files: magic, version, length, text, spaces, newline */
 #define TEXT_BYTES_MAX 65535u
@@ -27,7 +27,7 @@ uint64_t cabe_npy_item_bytes(enum cabe_npy_type type)
 }
 
 struct cabe_npy_writer {
-    struct cabe_output out;
+    struct cabe_outfile *file;
     enum cabe_npy_type type;
     uint64_t n_columns, n_rows;
 };
@@ -60,13 +60,13 @@ enum cabe_status cabe_npy_create(struct cabe_npy_writer **out, const char *path,
         return cabe_fail(err, CABE_ERR_OOM, "%s: npy writer", path);
     writer->type = type;
     writer->n_columns = n_columns;
-    status = cabe_output_open(&writer->out, path, err);
+    status = cabe_outfile_open(&writer->file, path, err);
     if (status != CABE_OK) {
         cabe_free(writer);
         return status;
     }
     make_header(writer, header);
-    status = cabe_output_write(&writer->out, header, sizeof header, err);
+    status = cabe_outfile_write(writer->file, header, sizeof header, err);
     if (status != CABE_OK) {
         cabe_npy_discard(writer);
         return status;
@@ -79,7 +79,7 @@ enum cabe_status cabe_npy_write(struct cabe_npy_writer *writer, const void *rows
                                 struct cabe_error *err)
 {
     enum cabe_status status =
-        cabe_output_write(&writer->out, rows, n_rows * writer->n_columns * types[writer->type].bytes, err);
+        cabe_outfile_write(writer->file, rows, n_rows * writer->n_columns * types[writer->type].bytes, err);
 
     if (status == CABE_OK)
         writer->n_rows += n_rows;
@@ -92,12 +92,10 @@ enum cabe_status cabe_npy_finish(struct cabe_npy_writer *writer, struct cabe_err
     enum cabe_status status;
 
     make_header(writer, header);
-    status = cabe_output_rewrite(&writer->out, 0, header, sizeof header, err);
+    status = cabe_outfile_write_at(writer->file, 0, header, sizeof header, err);
     if (status == CABE_OK)
-        status = cabe_output_finish(&writer->out, err);
-    else
-        cabe_output_discard(&writer->out);
-    cabe_free(writer);
+        status = cabe_outfile_commit(writer->file, err);
+    cabe_npy_discard(writer);
     return status;
 }
 
@@ -105,7 +103,7 @@ void cabe_npy_discard(struct cabe_npy_writer *writer)
 {
     if (!writer)
         return;
-    cabe_output_discard(&writer->out);
+    cabe_outfile_close(writer->file); /* uncommitted, it leaves nothing */
     cabe_free(writer);
 }
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
-#include "format/output.h"
+#include "format/aside.h"
 #include "format/package.h"
 #include "format/store_parts.h"
 

@@ -6,8 +6,9 @@
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
+#include "base/file.h"
 #include "base/memory.h"
-#include "format/output.h"
+#include "format/aside.h"
 #include "format/source_parts.h"
 #include "format/store_parts.h"
 
@@ -34,7 +35,7 @@ struct copy {
     struct cabe_error *err;
 };
 
-static enum cabe_status copy_bytes(struct copy *c, const struct cabe_input *in, struct cabe_output *out)
+static enum cabe_status copy_bytes(struct copy *c, const struct cabe_input *in, struct cabe_outfile *out)
 {
     for (uint64_t at = 0; at < in->bytes;) {
         size_t n = in->bytes - at < BUFFER_BYTES ? (size_t)(in->bytes - at) : BUFFER_BYTES;
@@ -44,7 +45,7 @@ static enum cabe_status copy_bytes(struct copy *c, const struct cabe_input *in, 
             return cabe_fail(c->err, CABE_ERR_CANCELLED, "%s: stopped on request", c->pull->path);
         status = cabe_input_read(in, at, n, c->buffer, c->err);
         if (status == CABE_OK)
-            status = cabe_output_write(out, c->buffer, n, c->err);
+            status = cabe_outfile_write(out, c->buffer, n, c->err);
         if (status != CABE_OK)
             return status;
         at += n;
@@ -57,7 +58,7 @@ static enum cabe_status copy_bytes(struct copy *c, const struct cabe_input *in, 
 static enum cabe_status copy_file(struct copy *c, const struct cabe_input *in, const char *relative)
 {
     char path[CABE_STORE_PATH_MAX];
-    struct cabe_output out;
+    struct cabe_outfile *out = NULL;
     enum cabe_status status;
     char *slash;
 
@@ -68,13 +69,13 @@ static enum cabe_status copy_file(struct copy *c, const struct cabe_input *in, c
     status = cabe_make_dirs(path, 0777, c->err);
     *slash = '/';
     if (status == CABE_OK)
-        status = cabe_output_open(&out, path, c->err);
+        status = cabe_outfile_open(&out, path, c->err);
     if (status != CABE_OK)
         return status;
-    status = copy_bytes(c, in, &out);
+    status = copy_bytes(c, in, out);
     if (status == CABE_OK)
-        return cabe_output_finish(&out, c->err);
-    cabe_output_discard(&out);
+        status = cabe_outfile_commit(out, c->err);
+    cabe_outfile_close(out);
     return status;
 }
 

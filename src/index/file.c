@@ -156,85 +156,28 @@ enum cabe_status cabe_index_file_check(int fd, const struct cabe_index_header *h
     return CABE_OK;
 }
 
-static enum cabe_status write_at(int fd, const void *data, uint64_t bytes, uint64_t offset, const char *path,
-                                 struct cabe_error *err)
-{
-    const uint8_t *from = data;
-
-    while (bytes > 0) {
-        ssize_t n = pwrite(fd, from, bytes < 1u << 30 ? (size_t)bytes : 1u << 30, (off_t)offset);
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return cabe_fail_errno(err, n < 0 ? errno : EIO, "%s: writing at byte %llu", path,
-                                   (unsigned long long)offset);
-        from += n;
-        bytes -= (uint64_t)n;
-        offset += (uint64_t)n;
-    }
-    return CABE_OK;
-}
-
 enum cabe_status cabe_index_writer_begin(struct cabe_index_writer *writer, const char *path,
                                          struct cabe_error *err)
 {
-    size_t room = strlen(path) + 32;
+    static const uint8_t header[CABE_INDEX_HEADER_BYTES]; /* comes at the end */
+    enum cabe_status status;
 
     memset(writer, 0, sizeof *writer);
     XXH3_INITSTATE(&writer->hash);
     XXH3_64bits_reset(&writer->hash);
-    writer->fd = -1;
-    writer->path = path;
-    writer->beside = cabe_malloc(room);
-    if (!writer->beside)
-        return cabe_fail(err, CABE_ERR_OOM, "%s: the name of the file beside it", path);
-    snprintf(writer->beside, room, "%s.%ld.part", path, (long)getpid());
-    writer->fd = open(writer->beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-    if (writer->fd < 0) {
-        enum cabe_status status = cabe_fail_errno(err, errno, "%s", writer->beside);
-
-        cabe_free(writer->beside);
-        writer->beside = NULL;
-        return status;
-    }
-    return CABE_OK;
+    status = cabe_outfile_open(&writer->file, path, err);
+    return status == CABE_OK ? cabe_outfile_write(writer->file, header, sizeof header, err) : status;
 }
 
 enum cabe_status cabe_index_writer_append(struct cabe_index_writer *writer, const void *data, uint64_t bytes,
                                           struct cabe_error *err)
 {
-    enum cabe_status status =
-        write_at(writer->fd, data, bytes, CABE_INDEX_HEADER_BYTES + writer->n_bytes, writer->beside, err);
+    enum cabe_status status = cabe_outfile_write(writer->file, data, bytes, err);
 
     if (status == CABE_OK) {
         XXH3_64bits_update(&writer->hash, data, (size_t)bytes);
         writer->n_bytes += bytes;
     }
-    return status;
-}
-
-/* So that the rename itself survives a loss of power. */
-static enum cabe_status sync_folder(const char *path, struct cabe_error *err)
-{
-    const char *slash = strrchr(path, '/');
-    size_t n = slash ? (size_t)(slash - path) : 1;
-    char *folder = cabe_malloc(n + 2);
-    enum cabe_status status = CABE_OK;
-    int fd;
-
-    if (!folder)
-        return cabe_fail(err, CABE_ERR_OOM, "%s: the name of its folder", path);
-    memcpy(folder, slash ? path : ".", n);
-    if (n == 0)
-        folder[n++] = '/';
-    folder[n] = '\0';
-    fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0 && fsync(fd) != 0 && errno != EINVAL) /* some file systems cannot sync a folder */
-        status = cabe_fail_errno(err, errno, "%s: syncing the folder", folder);
-    if (fd >= 0)
-        close(fd);
-    cabe_free(folder);
     return status;
 }
 
@@ -247,25 +190,12 @@ enum cabe_status cabe_index_writer_end(struct cabe_index_writer *writer, struct 
     header->payload_bytes = writer->n_bytes;
     header->payload_hash = XXH3_64bits_digest(&writer->hash);
     encode(header, bytes);
-    status = write_at(writer->fd, bytes, sizeof bytes, 0, writer->beside, err);
-    if (status != CABE_OK)
-        return status;
-    if (fsync(writer->fd) != 0)
-        return cabe_fail_errno(err, errno, "%s: syncing", writer->beside);
-    if (rename(writer->beside, writer->path) != 0)
-        return cabe_fail_errno(err, errno, "%s: renaming to %s", writer->beside, writer->path);
-    cabe_free(writer->beside);
-    writer->beside = NULL;
-    return sync_folder(writer->path, err);
+    status = cabe_outfile_write_at(writer->file, 0, bytes, sizeof bytes, err);
+    return status == CABE_OK ? cabe_outfile_commit(writer->file, err) : status;
 }
 
 void cabe_index_writer_drop(struct cabe_index_writer *writer)
 {
-    if (writer->fd >= 0)
-        close(writer->fd);
-    if (writer->beside)
-        unlink(writer->beside);
-    cabe_free(writer->beside);
-    writer->fd = -1;
-    writer->beside = NULL;
+    cabe_outfile_close(writer->file); /* uncommitted, it leaves nothing */
+    writer->file = NULL;
 }

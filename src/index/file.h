@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <xxhash.h>
 
+#include "base/file.h"
 #include "index/index.h"
 
 #define CABE_INDEX_HEADER_BYTES 4096
@@ -36,9 +37,7 @@ enum cabe_status cabe_index_file_read(int fd, void *out, uint64_t bytes, uint64_
 /* A new file is written through this: begin, append payload, end (which syncs and renames) or drop. */
 struct cabe_index_writer {
     XXH3_state_t hash;
-    int fd;
-    const char *path; /* the caller's */
-    char *beside;     /* NULL: renamed or never made */
+    struct cabe_outfile *file;
     uint64_t n_bytes;
 };
 

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "base/memory.h"
 #include "machine/probe.h"
 #include "machine/sysfile.h"
@@ -214,32 +215,16 @@ static json_t *to_json(const struct cabe_machine *machine)
 
 static enum cabe_status write_file(const char *path, const char *text, struct cabe_error *err)
 {
-    char beside[CABE_HOME_PATH_MAX + 32];
-    size_t n = strlen(text), done = 0;
-    int fd, why = 0;
+    struct cabe_outfile *file;
+    enum cabe_status status = cabe_outfile_open(&file, path, err);
 
-    snprintf(beside, sizeof beside, "%.*s.%ld.tmp", CABE_HOME_PATH_MAX, path, (long)getpid());
-    fd = open(beside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return cabe_fail_errno(err, errno, "%s: cannot write", beside);
-    while (done < n && why == 0) {
-        ssize_t wrote = write(fd, text + done, n - done);
-
-        if (wrote >= 0)
-            done += (size_t)wrote;
-        else if (errno != EINTR)
-            why = errno;
-    }
-    if (why == 0 && fsync(fd) != 0 && errno != EINVAL)
-        why = errno;
-    if (close(fd) != 0 && why == 0)
-        why = errno;
-    if (why == 0 && rename(beside, path) != 0)
-        why = errno;
-    if (why == 0)
-        return CABE_OK;
-    unlink(beside);
-    return cabe_fail_errno(err, why, "%s: cannot write", path);
+    if (status != CABE_OK)
+        return status;
+    status = cabe_outfile_write(file, text, strlen(text), err);
+    if (status == CABE_OK)
+        status = cabe_outfile_commit(file, err);
+    cabe_outfile_close(file);
+    return status;
 }
 
 enum cabe_status cabe_limits_save(const struct cabe_machine *machine, const char *path,

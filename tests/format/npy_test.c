@@ -107,8 +107,10 @@ static void leaves_nothing_of_what_is_discarded(void **state)
     cabe_npy_discard(writer);
     assert_int_equal(n_files(), 1);
     assert_int_equal(cabe_npy_create(&writer, "/nowhere/x.npy", CABE_NPY_F32, 3, &err), CABE_ERR_NOT_FOUND);
-    assert_int_equal(cabe_npy_create(&writer, "/dev/null", CABE_NPY_F32, 3, &err), CABE_ERR_ARGUMENT);
-    assert_int_equal(cabe_npy_create(&writer, folder, CABE_NPY_F32, 3, &err), CABE_ERR_ARGUMENT);
+    assert_int_not_equal(cabe_npy_create(&writer, folder, CABE_NPY_F32, 3, &err), CABE_OK);
+    /* A device is written to as it is; the count of rows, which comes last, cannot be put at its beginning. */
+    assert_int_equal(cabe_npy_create(&writer, "/dev/null", CABE_NPY_F32, 3, &err), CABE_OK);
+    assert_int_equal(cabe_npy_finish(writer, &err), CABE_ERR_UNSUPPORTED);
 }
 
 static void survives_refused_memory(void **state)
