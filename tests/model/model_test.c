@@ -16,7 +16,7 @@ static const struct cabe_model_choice f32 = {CABE_F32, CABE_PRECISION_HIGH}, int
 
 static struct cabe_model *describe(const char *name, struct cabe_source **source)
 {
-    struct cabe_model *model;
+    struct cabe_model *model = NULL;
     char path[300];
 
     snprintf(path, sizeof path, "%s/%s", CABE_GOLDEN_MODELS, name);
