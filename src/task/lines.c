@@ -127,6 +127,8 @@ enum cabe_status cabe_lines_next(struct cabe_lines *l, const struct cabe_text **
         l->text[count++].n_bytes = bytes;
         used += bytes;
     }
+    if (ferror(l->file) && errno == EINTR) /* a signal asks for an end while a person has not typed one */
+        return cabe_fail(err, CABE_ERR_CANCELLED, "%s: reading was stopped after line %" PRIu64, l->name, l->line);
     if (ferror(l->file))
         return cabe_fail_errno(err, errno, "%s: reading after line %" PRIu64, l->name, l->line);
     *texts = l->text;
