@@ -41,7 +41,7 @@ static float *embed(const char *path, const char *cache, const json_t *texts, en
     static struct cabe_plan plan;
     struct cabe_fit_task task;
     struct cabe_session *session;
-    struct cabe_encoder *encoder;
+    struct cabe_encoder *encoder = NULL;
     struct cabe_embed_job job = {0};
     struct cabe_ledger_view view;
     size_t n = json_array_size(texts);
