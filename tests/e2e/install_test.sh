@@ -21,7 +21,7 @@ lib=$(dirname "$(find "$work/prefix" -name libcabe.a)")
 
 # 1. What a person looks for is there, and nothing points back into the tree.
 "$work/prefix/bin/cabe" --version | grep -q '^cabe [0-9]' || fail "the installed program does not run"
-for file in include/cabe/status.h share/man/man1/cabe.1 share/bash-completion/completions/cabe; do
+for file in include/cabe/embed.h include/cabe/status.h share/man/man1/cabe.1 share/bash-completion/completions/cabe; do
     [ -f "$work/prefix/$file" ] || fail "$file was not installed"
 done
 tree=$(realpath "$(dirname "$0")/../..")
@@ -34,11 +34,13 @@ mv "$work/prefix" "$work/moved"
 lib=${lib/"$work/prefix"/"$work/moved"}
 export PKG_CONFIG_PATH=$lib/pkgconfig
 read -ra flags < <(pkg-config --cflags --libs cabe)
-cc -std=c17 -Wall -Wextra -Werror "$source/main.c" -o "$work/shared" "${flags[@]}"
-LD_LIBRARY_PATH=$lib "$work/shared" >/dev/null || fail "pkg-config, shared: wrong answer"
+cc -std=c17 -Wall -Wextra -Werror "$source/main.c" -o "$work/shared" "${flags[@]}" -lm
+export CABE_HOME=$work/home
+LD_LIBRARY_PATH=$lib "$work/shared" "$build/golden/bert-mean" >"$work/out" ||
+    fail "pkg-config, shared: $(cat "$work/out")"
 read -ra flags < <(pkg-config --static --cflags --libs cabe | sed 's/-lcabe/-l:libcabe.a/')
-cc -std=c17 "$source/main.c" -o "$work/static" "${flags[@]}"
-"$work/static" >/dev/null || fail "pkg-config, static: wrong answer"
+cc -std=c17 "$source/main.c" -o "$work/static" "${flags[@]}" -lm
+"$work/static" "$build/golden/bert-mean" >/dev/null || fail "pkg-config, static: wrong answer"
 ! ldd "$work/static" | grep -q libcabe || fail "the static program needs libcabe.so"
 
 # 3. CMake.
