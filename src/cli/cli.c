@@ -9,13 +9,15 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 
 struct cabe_cancel cli_cancel;
 
 int cli_error(int json, const struct cabe_error *err)
 {
     if (json) {
-        json_t *error = json_pack("{s:s,s:s}", "status", cabe_status_name(err->status), "message", err->text);
+        json_t *error = json_pack("{s:s,s:o}", "status", cabe_status_name(err->status), "message",
+                                  cabe_json_text(err->text, strlen(err->text)));
 
         if (err->missing_bytes > 0)
             json_object_set_new(error, "missing_bytes", json_integer((json_int_t)err->missing_bytes));

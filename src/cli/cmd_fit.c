@@ -58,6 +58,9 @@ static enum cabe_status fit(const struct wanted *w, struct cabe_session *session
     cabe_session_task(session, &task, "fit");
     cabe_encoder_plan(encoder, &task);
     status = cabe_encoder_fit(encoder, &task.preferred, &choice, &copy, err);
+    if (status == CABE_OK && copy[0] == '(') /* made in memory, and gone with this process */
+        status = cabe_fail(err, CABE_ERR_PERMISSION, "%s: no fitted copy could be written to '%s'", path,
+                           session->cache_dir);
     if (status == CABE_OK && w->verify)
         status = verify(session, path, &choice, err);
     if (status == CABE_OK)
