@@ -3,7 +3,7 @@
 
 usage: cabe analyze demo/*.txt --all --json | planted.py demo/planted.json
 
-A repetition counts as found if one group holds both of its sentences. Standard library only.
+A repetition counts as found if one pair or one group holds both of its sentences. Standard library only.
 """
 import collections
 import json
@@ -19,7 +19,9 @@ def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     planted = json.loads(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8"))
-    groups = [[squeezed(member["text"]) for member in group["members"]] for group in json.load(sys.stdin)["groups"]]
+    report = json.load(sys.stdin)
+    groups = [[squeezed(member["text"]) for member in group["members"]] for group in report["groups"]]
+    groups += [[squeezed(pair["a"]["text"]), squeezed(pair["b"]["text"])] for pair in report["pairs"]]
     found, wanted = collections.Counter(), collections.Counter()
     for item in planted:
         first, second = squeezed(item["first"]), squeezed(item["second"])
