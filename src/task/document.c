@@ -177,12 +177,8 @@ enum cabe_status cabe_document_read(const struct cabe_document *document, struct
     enum cabe_status status = read_at(document, out, span.begin, bytes, err);
 
     /* Not half a character at the cut. */
-    if (status == CABE_OK && bytes < span.end - span.begin) {
-        while (bytes > 0 && ((unsigned char)out[bytes - 1] & 0xC0) == 0x80)
-            bytes--;
-        if (bytes > 0 && (unsigned char)out[bytes - 1] >= 0xC0)
-            bytes--;
-    }
+    if (status == CABE_OK && bytes < span.end - span.begin)
+        bytes = (size_t)cabe_utf8_valid(out, bytes);
     *n = bytes;
     return status;
 }
