@@ -211,6 +211,11 @@ static enum cabe_status embed_lines(struct cabe_search_job *job, FILE *file, int
         status = cabe_lines_next(lines, &texts, &n, err);
         if (status != CABE_OK || n == 0)
             break;
+        if (done + n > job->n_lines) { /* the index has room for what was counted */
+            status = cabe_fail(err, CABE_ERR_CHANGED, "%s: more lines than the %" PRIu64 " that were counted", job->path,
+                               job->n_lines);
+            break;
+        }
         status = cabe_encoder_encode(job->encoder, texts, n, CABE_PREFIX_PASSAGE, rows, NULL, err);
         if (status == CABE_OK)
             status = cabe_index_add(job->index, rows, (int64_t)n, err);
