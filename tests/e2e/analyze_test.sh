@@ -96,10 +96,14 @@ with open(sys.argv[1], "w") as out:
         out.write(line + ".\n" + " ".join(random.choices(words, k=6)) + ".\n\n")
 PYTHON
 bytes=$(stat -c %s "$work/large.txt")
-report=$("$program" analyze "$work/large.txt" --model "$static" --memory 16M --threads 2 --json 2>/dev/null)
+sanitized=0
+grep -qaE '__(asan|tsan)_init' "$program" && sanitized=1 # whose own memory is not in any plan
+memory=16M
+[ "$sanitized" = 0 ] || memory=256M
+report=$("$program" analyze "$work/large.txt" --model "$static" --memory "$memory" --threads 2 --json 2>/dev/null)
 code=$?
 [ "$code" -eq 0 ] || fail "a file of $bytes bytes: exit code $code: $report"
-if ! grep -qaE '__(asan|tsan)_init' "$program"; then
+if [ "$sanitized" = 0 ]; then
     jq -e '.peak_bytes <= 16777216 and .sentences >= 1400' <<<"$report" >/dev/null ||
         fail "a file of $bytes bytes: $(jq -c '[.peak_bytes, .sentences]' <<<"$report")"
 fi

@@ -132,7 +132,9 @@ expect 2 "'0': wanted a number from 1" "$bert" --threads 0
 expect 2 "is not a size" "$bert" --memory lots
 expect 2 'wanted one model' "$bert" "$static"
 expect 6 'bytes are missing' "$bert" -i "$work/lines.txt" -o "$work/o.npy" --memory 5M
-expect 6 'the budget is .* are missing; smallest change: ' "$bert" -i "$work/lines.txt" -o "$work/o.npy" --memory 10300K
+# A sanitizer's own memory is not in any plan: there the process alone is over this budget.
+grep -qaE '__(asan|tsan)_init' "$program" ||
+    expect 6 'the budget is .* are missing; smallest change: ' "$bert" -i "$work/lines.txt" -o "$work/o.npy" --memory 10300K
 missing=$("$program" embed "$bert" -i "$work/lines.txt" -o "$work/o.npy" --memory 5M --json 2>/dev/null |
     jq '.error.missing_bytes')
 [ "${missing:-0}" -gt 0 ] || fail "--json of a refusal has missing_bytes '$missing'"
