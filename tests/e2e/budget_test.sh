@@ -40,9 +40,9 @@ words = "the a of rain river light stone winter letter engine market garden theo
 lines = work / "lines.txt"
 
 
-def write_lines(n):
-    """About 24 tokens each: a batch that is not filled is not touched, and then nothing is as predicted."""
-    lines.write_text("".join(" ".join(words[(i * 7 + k * k) % len(words)] for k in range(3 + i % 40)) + ".\n"
+def write_lines(n, longest=40):
+    """Enough to fill batches and rows: what is not filled is not touched, and then nothing is as predicted."""
+    lines.write_text("".join(" ".join(words[(i * 7 + k * k) % len(words)] for k in range(3 + i % longest)) + ".\n"
                              for i in range(n)), encoding="utf-8")
 
 
@@ -220,7 +220,7 @@ if wheel:
     else:
         name = json.loads(call("list", "--json").stdout)["models"][0]["name"]
         model = pathlib.Path(work / "home" / "models" / name)
-        write_lines(120)
+        write_lines(900, 3)
         try_model(model, ["f32", "f16", "int8", "q4_0"], [512, 2048], [2])
         cases.append((model, ["--threads", "2"]))
 else:
