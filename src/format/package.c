@@ -16,6 +16,7 @@
 
 #define BUFFER_BYTES 65536u
 #define NAME_BYTES_MAX 1024u
+#define DEPTH_MAX 32
 #define SMALL_BYTES (1ull << 30) /* unpacked sizes up to here are not held to the ratio */
 
 struct member {
@@ -209,6 +210,31 @@ static int compare_members(const void *a, const void *b)
     return strcmp(((const struct member *)a)->name, ((const struct member *)b)->name);
 }
 
+/* Nothing on the member's way is a file. */
+static enum cabe_status check_way(const struct cabe_package *package, const struct member *member,
+                                  struct cabe_error *err)
+{
+    char way[NAME_BYTES_MAX + 1];
+    struct member wanted = {.name = way};
+    int depth = 0;
+
+    strcpy(way, member->name);
+    for (char *slash = strchr(way, '/'); slash; slash = strchr(slash + 1, '/')) {
+        const struct member *found;
+
+        if (++depth > DEPTH_MAX)
+            return cabe_fail(err, CABE_ERR_LIMIT, "%s: member '%.200s': more than %d folders deep",
+                             package->in.path, member->name, DEPTH_MAX);
+        *slash = '\0';
+        found = bsearch(&wanted, package->members, package->n_members, sizeof wanted, compare_members);
+        if (found && !found->is_folder)
+            return cabe_fail(err, CABE_ERR_FORMAT, "%s: member '%.200s' is a file, and the folder of '%.200s'",
+                             package->in.path, way, member->name);
+        *slash = '/';
+    }
+    return CABE_OK;
+}
+
 static enum cabe_status check_list(struct cabe_package *package, struct cabe_error *err)
 {
     uint64_t total = 0;
@@ -217,7 +243,10 @@ static enum cabe_status check_list(struct cabe_package *package, struct cabe_err
         qsort(package->members, package->n_members, sizeof *package->members, compare_members);
     for (size_t i = 0; i < package->n_members; i++) {
         const struct member *member = &package->members[i];
+        enum cabe_status status = check_way(package, member, err);
 
+        if (status != CABE_OK)
+            return status;
         if (i > 0 && strcmp(member[-1].name, member->name) == 0)
             return cabe_fail(err, CABE_ERR_FORMAT, "%s: member '%.200s' occurs twice", package->in.path,
                              member->name);

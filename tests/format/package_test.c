@@ -155,6 +155,12 @@ static void refuses_other_dangers(void **state)
     zip_add_text(&zip, "pack/model/config.json", "{}");
     check_refused(CABE_ERR_FORMAT, "'pack/model/config.json' occurs twice");
     add_model();
+    zip_add_text(&zip, "pack/model", "x");
+    check_refused(CABE_ERR_FORMAT, "'pack/model' is a file, and the folder of");
+    add_model();
+    zip_add_text(&zip, "a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a/a", "x");
+    check_refused(CABE_ERR_LIMIT, "folders deep");
+    add_model();
     zip_add_as(&zip, "pack/model/link", "/etc/passwd", 11, 0120777, 11);
     check_refused(CABE_ERR_FORMAT, "is a link or device");
     add_model();

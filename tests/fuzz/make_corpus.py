@@ -150,6 +150,7 @@ def zip_seeds():
     yield "absolute", archive(model + [("/x", b"x", 0o100644)])
     yield "link", archive(model + [("pack/model/l", b"/etc/passwd", 0o120777)])
     yield "folder", archive([("m/", b"", 0o040755), ("m/model.safetensors", b"w", 0o100644)])
+    yield "file-and-folder", archive([("m", b"x", 0o100644), ("m/model.safetensors", b"w", 0o100644)])
     yield "truncated", archive(model)[:-30]
 
 
