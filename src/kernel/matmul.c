@@ -220,7 +220,7 @@ static void run_ints(const struct cabe_kernels *kernels, const struct cabe_matmu
     const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)panel * cabe_panel_bytes(mm->dtype, mm->k);
     const uint8_t *unpacked = NULL;
 
-    if (mm->dtype == CABE_Q4_0 && rows >= UNPACK_ROWS) {
+    if (mm->dtype == CABE_Q4_0 && rows >= UNPACK_ROWS && level->unpack) {
         level->unpack(w, mm->k, s->unpacked);
         unpacked = s->unpacked;
     }

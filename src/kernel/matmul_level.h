@@ -51,7 +51,8 @@ struct cabe_matmul_floats {
 struct cabe_matmul_ints {
     /* One row of activations to a record for weights of `dtype`. */
     void (*quantise)(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *record);
-    /* The quants of a Q4_0 panel as bytes 0..15, laid out as those of Q8_0: k * 16 bytes, aligned to 64. */
+    /* The quants of a Q4_0 panel as bytes 0..15, laid out as those of Q8_0: k * 16 bytes, aligned to 64.
+     * NULL where dot() has no use for them. */
     void (*unpack)(const uint8_t *panel, int64_t k, uint8_t *out);
     /* Products of records with one panel of I8, Q8_0, Q4_0; for Q4_0 `unpacked` may be what unpack() made, or NULL. */
     void (*dot)(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
@@ -63,6 +64,8 @@ extern const struct cabe_matmul_ints cabe_matmul_ints_scalar;
 #if CABE_HAVE_X86
 extern const struct cabe_matmul_floats cabe_matmul_floats_avx2; /* AVX2, FMA, F16C */
 extern const struct cabe_matmul_ints cabe_matmul_ints_avx2;
+extern const struct cabe_matmul_floats cabe_matmul_floats_avx512; /* AVX-512 F, BW, DQ, VL */
+extern const struct cabe_matmul_ints cabe_matmul_ints_avx512vnni;
 #endif
 
 static inline int64_t cabe_a8_block(enum cabe_dtype dtype)

