@@ -4,7 +4,8 @@
  *
  *   matmul_bench [--level NAME] [--dtype NAME] [--threads N] [--rows T] [--rounds N] [--clock wall|cpu]
  *
- * --clock cpu counts processor time, divided by the threads: for a machine that others use too.
+ * --clock cpu counts processor time, for a machine that others use too; with one thread only, because a member that
+ * sleeps at a barrier uses none and the rate would come out too high.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -256,7 +257,7 @@ static int parse(struct setting *set, int n_args, char **args)
         else
             return 0;
     }
-    if (n_args % 2 == 0 || set->threads < 1 || set->threads > CABE_TEAM_MAX || set->rows < 1 || set->rounds < 1 ||
+    if (n_args % 2 == 0 || set->threads < 1 || set->threads > CABE_TEAM_MAX || (set->cpu_clock && set->threads != 1) || set->rows < 1 || set->rounds < 1 ||
         set->rounds > ROUNDS_MAX)
         return 0;
     if (cabe_kernels_choose(&set->kernels, &err) != CABE_OK) {
