@@ -82,6 +82,9 @@ static void to_f32(enum cabe_dtype from, const void *in, float *out, int64_t n)
     case CABE_Q4_0:
         widen_q4_0(in, out, n / BLOCK);
         break;
+    case CABE_Q4_1:
+    case CABE_Q4_K:
+    case CABE_Q6_K:
     case CABE_N_DTYPES:
         break;
     }

@@ -23,7 +23,10 @@ enum cabe_dtype cabe_dtype_find(const char *name)
     for (int i = 0; i < CABE_N_DTYPES; i++)
         if (strcmp(dtypes[i].name, name) == 0)
             return (enum cabe_dtype)i;
-    return strcmp(name, "i8") == 0 ? CABE_I8 : CABE_N_DTYPES;
+    return strcmp(name, "i8") == 0     ? CABE_I8
+           : strcmp(name, "q4_k") == 0 ? CABE_Q4_K
+           : strcmp(name, "q6_k") == 0 ? CABE_Q6_K
+                                       : CABE_N_DTYPES;
 }
 
 int64_t cabe_dtype_block(enum cabe_dtype dtype)

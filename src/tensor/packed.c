@@ -10,7 +10,7 @@ static uint64_t round_up(uint64_t bytes)
 static int has_panels(enum cabe_dtype dtype)
 {
     return dtype == CABE_F32 || dtype == CABE_F16 || dtype == CABE_BF16 || dtype == CABE_I8 || dtype == CABE_Q8_0 ||
-           dtype == CABE_Q4_0;
+           dtype == CABE_Q4_0 || dtype == CABE_Q4_1 || dtype == CABE_Q4_K || dtype == CABE_Q6_K;
 }
 
 static int has_rows(enum cabe_dtype dtype)
@@ -35,6 +35,10 @@ uint64_t cabe_panel_quants(enum cabe_dtype dtype, int64_t k)
     case CABE_Q8_0:
     case CABE_Q4_0:
         return round_up((uint64_t)k / 32 * CABE_PANEL * sizeof(uint16_t));
+    case CABE_Q4_1:
+        return (uint64_t)k / 32 * 2 * CABE_PANEL * sizeof(uint16_t);
+    case CABE_Q6_K:
+        return round_up((uint64_t)k / 256 * CABE_PANEL * sizeof(uint16_t));
     case CABE_I8:
         return blocks * CABE_PANEL * (sizeof(float) + sizeof(int32_t));
     default:
@@ -52,7 +56,12 @@ uint64_t cabe_panel_bytes(enum cabe_dtype dtype, int64_t k)
     case CABE_Q8_0:
         return cabe_panel_quants(dtype, k) + (uint64_t)k * CABE_PANEL;
     case CABE_Q4_0:
+    case CABE_Q4_1:
         return cabe_panel_quants(dtype, k) + (uint64_t)k * CABE_PANEL / 2;
+    case CABE_Q4_K:
+        return (uint64_t)k / 256 * CABE_Q4_K_SUPER;
+    case CABE_Q6_K:
+        return cabe_panel_quants(dtype, k) + (uint64_t)k / 256 * CABE_Q6_K_SUPER;
     case CABE_I8:
         padded = ((uint64_t)k + 31) / 32 * 32;
         return cabe_panel_quants(dtype, k) + padded * CABE_PANEL;
