@@ -7,8 +7,7 @@ static int quantises(const struct cabe_program *program, const struct cabe_node 
 {
     enum cabe_dtype dtype = program->values[node->in[1]].dtype;
 
-    return node->op == CABE_OP_MATMUL && node->precision == CABE_PRECISION_INT8 &&
-           (dtype == CABE_I8 || dtype == CABE_Q8_0 || dtype == CABE_Q4_0);
+    return node->op == CABE_OP_MATMUL && cabe_matmul_quantises(dtype, node->precision);
 }
 
 static int is_single_row(struct cabe_dim rows)

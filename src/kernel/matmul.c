@@ -17,7 +17,6 @@
 #define TILES_MIN 16          /* few rows: still enough tiles for the members */
 #define ROWS_STEP 12          /* a multiple of what every level takes at once */
 #define FEW_ROWS 4
-#define UNPACK_ROWS 16 /* from here on 4-bit weights are unpacked once for a block of rows */
 #define ROWS_AT_ONCE 24 /* between one finish and the next: what they store drains during the next sums */
 
 struct plan {
@@ -27,19 +26,20 @@ struct plan {
 };
 
 struct scratch {
-    float *acc;      /* [CABE_MATMUL_PANELS_MAX][rows][16] */
+    float *acc;      /* HIGH: [CABE_MATMUL_PANELS_MAX][rows][16]; INT8: [CABE_MATMUL_INTS_PANELS][rows][16] */
     float *wide;       /* [CABE_MATMUL_PANELS_MAX][CABE_MATMUL_CHUNK][16] */
-    uint8_t *unpacked; /* [k][16], the same bytes: a product uses one of the two */
+    uint8_t *unpacked; /* a chunk of a panel, the same bytes: a product uses one of the two */
 };
 
-static int is_quantised(enum cabe_dtype dtype)
+int cabe_matmul_quantises(enum cabe_dtype dtype, enum cabe_precision precision)
 {
-    return dtype == CABE_I8 || dtype == CABE_Q8_0 || dtype == CABE_Q4_0;
+    return precision == CABE_PRECISION_INT8 && (dtype == CABE_I8 || dtype == CABE_Q8_0 || dtype == CABE_Q4_0 ||
+                                                dtype == CABE_Q4_1 || dtype == CABE_Q4_K || dtype == CABE_Q6_K);
 }
 
 static int in_integers(const struct cabe_matmul *mm)
 {
-    return mm->precision == CABE_PRECISION_INT8 && is_quantised(mm->dtype);
+    return cabe_matmul_quantises(mm->dtype, mm->precision);
 }
 
 static int64_t up(int64_t value, int64_t step)
@@ -52,13 +52,21 @@ static int64_t clamp(int64_t value, int64_t least, int64_t most)
     return value < least ? least : value > most ? most : value;
 }
 
+/* Whether blocks of rows are large enough that a level unpacks weights first. */
+static int unpacks(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
+{
+    const struct cabe_matmul_ints *ints = kernels->matmul.ints;
+
+    return ints->unpack && mm->dtype != CABE_I8 && mm->t >= ints->unpack_rows;
+}
+
 /* Panels of one call. */
 static int64_t step_of(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
 {
     const struct cabe_matmul_floats *floats = kernels->matmul.floats;
 
     if (in_integers(mm))
-        return 1;
+        return unpacks(kernels, mm) ? CABE_MATMUL_INTS_PANELS : 1;
     return mm->t <= FEW_ROWS ? floats->panels_few : floats->panels_many;
 }
 
@@ -70,6 +78,8 @@ static struct plan plan_of(const struct cabe_kernels *kernels, const struct cabe
     int64_t step = step_of(kernels, mm);
     double panel_ops;
 
+    if (in_integers(mm) && unpacks(kernels, mm)) /* a chunk of the rows stays in L2 for the panels of a call */
+        most = CABE_MATMUL_ROWS_MAX;
     if (mm->t == 0 || mm->n == 0)
         return plan;
     plan.rows = clamp(up(up(mm->t, up(mm->t, most)), ROWS_STEP) * ROWS_STEP, ROWS_STEP, most);
@@ -83,16 +93,16 @@ static struct plan plan_of(const struct cabe_kernels *kernels, const struct cabe
     return plan;
 }
 
-#define ACC_BYTES ((uint64_t)CABE_MATMUL_PANELS_MAX * CABE_MATMUL_ROWS_MAX * CABE_PANEL * sizeof(float))
+#define ACC_BYTES ((uint64_t)CABE_MATMUL_INTS_PANELS * CABE_MATMUL_ROWS_MAX * CABE_PANEL * sizeof(float))
 #define WIDE_BYTES ((uint64_t)CABE_MATMUL_PANELS_MAX * CABE_MATMUL_CHUNK * CABE_PANEL * sizeof(float))
+#define UNPACKED_BYTES ((uint64_t)CABE_MATMUL_INTS_CHUNK * CABE_PANEL * CABE_MATMUL_UNPACKED)
 
 uint64_t cabe_matmul_scratch_bytes(const struct cabe_kernels *kernels, int64_t t_max, int64_t k_max)
 {
-    uint64_t unpacked = (uint64_t)cabe_record_k(k_max) * CABE_PANEL;
-
     (void)kernels;
     (void)t_max;
-    return ACC_BYTES + (unpacked > WIDE_BYTES ? unpacked : WIDE_BYTES);
+    (void)k_max;
+    return ACC_BYTES + (UNPACKED_BYTES > WIDE_BYTES ? UNPACKED_BYTES : WIDE_BYTES);
 }
 
 static struct scratch scratch_in(void *scratch)
@@ -104,10 +114,8 @@ static struct scratch scratch_in(void *scratch)
 
 uint64_t cabe_matmul_shared_bytes(const struct cabe_kernels *kernels, int64_t t_max, int64_t k_max)
 {
-    uint64_t blocks32 = cabe_record_bytes(CABE_Q8_0, k_max), i8 = cabe_record_bytes(CABE_I8, k_max);
-
     (void)kernels;
-    return (uint64_t)t_max * (blocks32 > i8 ? blocks32 : i8);
+    return (uint64_t)t_max * cabe_record_bytes(CABE_Q6_K, k_max); /* no other is larger */
 }
 
 void cabe_matmul_prepare(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, void *shared,
@@ -212,26 +220,37 @@ static void run_high(const struct cabe_kernels *kernels, const struct cabe_matmu
     } while (k < mm->k);
 }
 
-/* A block of rows with one panel, precision INT8. */
+/* A block of rows with n_panels panels, precision INT8. */
 static void run_ints(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const uint8_t *records,
-                     const struct scratch *s, int64_t row, int64_t rows, int64_t panel)
+                     const struct scratch *s, int64_t row, int64_t rows, int64_t panel, int64_t n_panels)
 {
     const struct cabe_matmul_ints *level = kernels->matmul.ints;
-    const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)panel * cabe_panel_bytes(mm->dtype, mm->k);
-    const uint8_t *unpacked = NULL;
+    const uint64_t panel_bytes = cabe_panel_bytes(mm->dtype, mm->k), record = cabe_record_bytes(mm->dtype, mm->k);
+    const int64_t chunk = unpacks(kernels, mm) ? CABE_MATMUL_INTS_CHUNK : mm->k;
+    int64_t k = 0, end;
 
-    if (mm->dtype == CABE_Q4_0 && rows >= UNPACK_ROWS && level->unpack) {
-        level->unpack(w, mm->k, s->unpacked);
-        unpacked = s->unpacked;
-    }
-    for (int64_t r = row; r < row + rows; r += ROWS_AT_ONCE) {
-        int64_t some = clamp(row + rows - r, 0, ROWS_AT_ONCE);
+    do { /* once even when there are no inputs */
+        end = clamp(k + chunk, 0, mm->k);
+        for (int64_t p = 0; p < n_panels; p++) {
+            const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)(panel + p) * panel_bytes, *unpacked = NULL;
 
-        fetch_out(mm, r, some, panel);
-        level->dot(mm->dtype, records + (uint64_t)r * cabe_record_bytes(mm->dtype, mm->k), some, w, unpacked, mm->k,
-                   s->acc);
-        finish(kernels, mm, s->acc, r, some, panel);
-    }
+            if (unpacks(kernels, mm)) {
+                level->unpack(mm->dtype, w, mm->k, k, end, s->unpacked);
+                unpacked = s->unpacked;
+            }
+            for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
+                int64_t some = clamp(rows - r, 0, ROWS_AT_ONCE);
+                float *acc = s->acc + (p * rows + r) * CABE_PANEL;
+
+                if (end == mm->k)
+                    fetch_out(mm, row + r, some, panel + p);
+                level->dot(mm->dtype, records + (uint64_t)(row + r) * record, some, w, unpacked, mm->k, k, end, acc);
+                if (end == mm->k)
+                    finish(kernels, mm, acc, row + r, some, panel + p);
+            }
+        }
+        k = end;
+    } while (k < mm->k);
 }
 
 static void run_tile(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const struct plan *plan,
@@ -246,7 +265,7 @@ static void run_tile(const struct cabe_kernels *kernels, const struct cabe_matmu
         int64_t n = clamp(end - panel, 0, step);
 
         if (in_integers(mm))
-            run_ints(kernels, mm, records, s, row, rows, panel);
+            run_ints(kernels, mm, records, s, row, rows, panel, n);
         else
             run_high(kernels, mm, s, row, rows, panel, n);
     }

@@ -5,7 +5,7 @@
  * k in one order, whatever t and the partition, so one row and many rows agree to the bit.
  *
  * Precision HIGH: activations f32, weights widened to f32 in cache. INT8: activations quantised per row and block,
- * products in integers, scales applied per block; it concerns I8, Q8_0 and Q4_0 weights, others are always HIGH.
+ * products in integers, scales applied per block; it concerns I8 and GGUF's quantised weights, floats are always HIGH.
  * Every CPU level gives the same bits, the activation function aside (rows.h).
  *
  * Packing is done once, when a model is fitted, a run of panels at a time, so that a conversion needs little memory.
@@ -41,6 +41,9 @@ struct cabe_matmul_kernels {
     const struct cabe_matmul_ints *ints;
 };
 
+/* Whether a product of such weights quantises its activations: prepare() has something to do. */
+int cabe_matmul_quantises(enum cabe_dtype dtype, enum cabe_precision precision);
+
 /* Bytes of scratch that one member needs for any product with t <= t_max, k <= k_max, aligned to 64. */
 uint64_t cabe_matmul_scratch_bytes(const struct cabe_kernels *kernels, int64_t t_max, int64_t k_max);
 /* Bytes of scratch shared by all members (quantised activations of the whole product), likewise. */
@@ -60,13 +63,16 @@ void cabe_matmul_run(const struct cabe_kernels *kernels, const struct cabe_matmu
 /*
  * Packs panels [panel_begin, panel_end) of a matrix into `out` (cabe_panel_bytes() each). `rows` holds the source
  * rows of those panels (panel_begin * 16 is its first row), row-major, of dtype `from`; `n_rows` of them are real and
- * the rest of the last panel becomes zeros. F32, F16, BF16, Q8_0, Q4_0 to F32, F16, BF16, I8, Q8_0, Q4_0, except that
- * a quantised source only goes to its own dtype. `scratch` has cabe_matmul_pack_scratch_bytes(k) bytes.
+ * the rest of the last panel becomes zeros. F32, F16, BF16 to F32, F16, BF16, I8, Q8_0, Q4_0; Q8_0, Q4_0, Q4_1, Q4_K
+ * and Q6_K each to itself. `scratch` has cabe_matmul_pack_scratch_bytes(k) bytes.
  * A NaN or infinity in the source is CABE_ERR_FORMAT naming row and column.
  */
 uint64_t cabe_matmul_pack_scratch_bytes(int64_t k);
 CABE_CHECKED enum cabe_status cabe_matmul_pack(enum cabe_dtype from, const void *rows, int64_t n_rows,
                                                enum cabe_dtype to, int64_t k, int64_t panel_begin, int64_t panel_end,
                                                void *scratch, void *out, struct cabe_error *err);
+
+/* Output `row` of a matrix in panels as `k` floats, bit by bit what its dtype says: an embedding out of a tied head. */
+void cabe_panel_row(enum cabe_dtype dtype, const void *panels, int64_t k, int64_t row, float *out);
 
 #endif

@@ -191,6 +191,10 @@ static void widen(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64_
         memcpy(out, panel + begin * CABE_PANEL * 4, (size_t)(end - begin) * CABE_PANEL * 4);
         return;
     }
+    if (dtype == CABE_Q4_1 || dtype == CABE_Q4_K || dtype == CABE_Q6_K) {
+        cabe_matmul_floats_scalar.widen(dtype, panel, k, begin, end, out);
+        return;
+    }
     if (dtype == CABE_F16 || dtype == CABE_BF16) {
         widen_16(dtype, panel + begin * CABE_PANEL * 2, end - begin, out);
         return;

@@ -248,18 +248,18 @@ INLINE void q4_packed_sums(const uint8_t *const row[ROWS], const uint8_t *w, __m
 enum quants { Q8, Q4_UNPACKED, Q4_PACKED };
 
 INLINE void block32_rows(const uint8_t *records, uint64_t record_bytes, const uint8_t *panel, const uint8_t *w, int64_t k,
-                         float *acc, const int m, const enum quants quants)
+                         int64_t begin, int64_t end, float *acc, const int m, const enum quants quants)
 {
     const __m256i ones = _mm256_set1_epi16(1);
-    const uint8_t *row[ROWS], *scales = panel;
-    const uint8_t *meta = records + cabe_record_meta(k);
+    const uint8_t *row[ROWS], *scales = panel + begin;
+    const uint8_t *meta = records + cabe_record_meta(k) + (uint64_t)begin / 32 * sizeof(struct cabe_matmul_meta);
 
 #pragma GCC unroll 4
     for (int r = 0; r < m; r++) {
-        row[r] = records + (uint64_t)r * record_bytes;
+        row[r] = records + begin + (uint64_t)r * record_bytes;
         __asm__("" : "+r"(row[r]));
     }
-    for (int64_t b = 0; b < k / 32; b++, scales += 32, meta += sizeof(struct cabe_matmul_meta)) {
+    for (int64_t b = begin / 32; b < end / 32; b++, scales += 32, meta += sizeof(struct cabe_matmul_meta)) {
         __m256i sum[ROWS * 2];
         __m256 scale[2];
 
@@ -297,25 +297,29 @@ INLINE void block32_rows(const uint8_t *records, uint64_t record_bytes, const ui
 }
 
 INLINE void some_rows(enum cabe_dtype dtype, const uint8_t *records, uint64_t record_bytes, const uint8_t *panel,
-                      const uint8_t *unpacked, int64_t k, float *acc, const int m)
+                      const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, float *acc, const int m)
 {
     const uint8_t *quants = panel + cabe_panel_quants(dtype, k);
 
     if (dtype == CABE_I8)
         i8_rows(records, record_bytes, panel, k, acc, m);
     else if (dtype == CABE_Q8_0)
-        block32_rows(records, record_bytes, panel, quants, k, acc, m, Q8);
+        block32_rows(records, record_bytes, panel, quants + begin * 16, k, begin, end, acc, m, Q8);
     else if (unpacked)
-        block32_rows(records, record_bytes, panel, unpacked, k, acc, m, Q4_UNPACKED);
+        block32_rows(records, record_bytes, panel, unpacked, k, begin, end, acc, m, Q4_UNPACKED);
     else
-        block32_rows(records, record_bytes, panel, quants, k, acc, m, Q4_PACKED);
+        block32_rows(records, record_bytes, panel, quants + begin * 8, k, begin, end, acc, m, Q4_PACKED);
 }
 
 static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
-                const uint8_t *unpacked, int64_t k, float *acc)
+                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, float *acc)
 {
     uint64_t record_bytes = cabe_record_bytes(dtype, k);
 
+    if (dtype == CABE_Q4_1 || dtype == CABE_Q4_K || dtype == CABE_Q6_K) {
+        cabe_matmul_ints_scalar.dot(dtype, records, rows, panel, unpacked, k, begin, end, acc);
+        return;
+    }
     if (k == 0)
         memset(acc, 0, (size_t)rows * CABE_PANEL * sizeof(float));
     while (rows > 0 && k > 0) {
@@ -323,16 +327,16 @@ static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, con
 
         switch (m) {
         case 1:
-            some_rows(dtype, records, record_bytes, panel, unpacked, k, acc, 1);
+            some_rows(dtype, records, record_bytes, panel, unpacked, k, begin, end, acc, 1);
             break;
         case 2:
-            some_rows(dtype, records, record_bytes, panel, unpacked, k, acc, 2);
+            some_rows(dtype, records, record_bytes, panel, unpacked, k, begin, end, acc, 2);
             break;
         case 3:
-            some_rows(dtype, records, record_bytes, panel, unpacked, k, acc, 3);
+            some_rows(dtype, records, record_bytes, panel, unpacked, k, begin, end, acc, 3);
             break;
         default:
-            some_rows(dtype, records, record_bytes, panel, unpacked, k, acc, 4);
+            some_rows(dtype, records, record_bytes, panel, unpacked, k, begin, end, acc, 4);
             break;
         }
         rows -= m;
@@ -341,12 +345,14 @@ static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, con
     }
 }
 
-static void unpack(const uint8_t *panel, int64_t k, uint8_t *out)
+static void unpack(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64_t begin, int64_t end, uint8_t *out)
 {
-    const uint8_t *quants = panel + cabe_panel_quants(CABE_Q4_0, k);
+    const uint8_t *quants = panel + cabe_panel_quants(CABE_Q4_0, k) + begin * 8;
     const __m256i low = _mm256_set1_epi8(15);
 
-    for (int64_t b = 0; b < k / 32; b++, quants += 256, out += 512)
+    if (dtype != CABE_Q4_0)
+        return;
+    for (int64_t b = begin / 32; b < end / 32; b++, quants += 256, out += 512)
         for (int i = 0; i < 256; i += 32) {
             __m256i packed = load(quants + i);
 
@@ -439,6 +445,10 @@ static void quantise(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *
     float last[CABE_I8_BLOCK] = {0};
     int64_t i = 0;
 
+    if (dtype == CABE_Q4_1 || dtype == CABE_Q4_K || dtype == CABE_Q6_K) {
+        cabe_matmul_ints_scalar.quantise(dtype, x, k, record);
+        return;
+    }
     if (dtype != CABE_I8) {
         for (; i < k; i += 32)
             quantise_signed(x + i, record + i, meta++, dtype == CABE_Q4_0 ? -8 : 1);
@@ -452,4 +462,4 @@ static void quantise(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *
     }
 }
 
-const struct cabe_matmul_ints cabe_matmul_ints_avx2 = {.quantise = quantise, .unpack = unpack, .dot = dot};
+const struct cabe_matmul_ints cabe_matmul_ints_avx2 = {.quantise = quantise, .unpack = unpack, .dot = dot, .unpack_rows = 16};

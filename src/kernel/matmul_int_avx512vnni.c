@@ -111,11 +111,14 @@ INLINE void some_rows(enum cabe_dtype dtype, const uint8_t *records, uint64_t re
 }
 
 static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
-                const uint8_t *unpacked, int64_t k, float *acc)
+                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, float *acc)
 {
     uint64_t record_bytes = cabe_record_bytes(dtype, k);
 
-    (void)unpacked;
+    if (dtype == CABE_Q4_1 || dtype == CABE_Q4_K || dtype == CABE_Q6_K) {
+        cabe_matmul_ints_scalar.dot(dtype, records, rows, panel, unpacked, k, begin, end, acc);
+        return;
+    }
     if (k == 0)
         memset(acc, 0, (size_t)rows * CABE_PANEL * sizeof(float));
     while (rows > 0 && k > 0) {
@@ -208,6 +211,10 @@ static void quantise(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *
     float last[CABE_I8_BLOCK] = {0};
     int64_t i = 0;
 
+    if (dtype == CABE_Q4_1 || dtype == CABE_Q4_K || dtype == CABE_Q6_K) {
+        cabe_matmul_ints_scalar.quantise(dtype, x, k, record);
+        return;
+    }
     if (dtype != CABE_I8) {
         for (; i < k; i += 32)
             quantise_signed(x + i, record + i, meta++, dtype == CABE_Q4_0 ? -8 : 1);

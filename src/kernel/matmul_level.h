@@ -1,19 +1,24 @@
 /*
  * What one CPU level gives the driver of matrix products, and how quantised activations lie in memory.
  *
- * The driver (matmul.c) walks tiles; a level works on `rows` rows of activations and `n_panels` panels that follow
- * each other, and leaves f32 sums in acc [n_panels][rows][16]. Scalar is the specification; every entry of every
- * other level gives the same bits, because an output is one chain of operations in ascending k:
+ * The driver (matmul.c) walks tiles; a level works on `rows` rows of activations and on panels, and leaves f32 sums in
+ * acc [n_panels][rows][16]. Scalar is the specification; every entry of every other level gives the same bits, because
+ * an output is one chain of operations in ascending k:
  *
- *   f32       acc = fma(x[k], w[k], acc), one k after another.
- *   I8        per block of CABE_I8_BLOCK: s = sum(q w) - zero * sum(w) in integers, acc = fma(s, scale_a * scale_w, acc).
- *   Q8_0      per block of 32: s = sum(a q) in integers, acc = fma(s, scale_a * scale_w, acc).
- *   Q4_0      likewise, s = sum(a u) - 8 sum(a).
+ *   f32         acc = fma(x[k], w[k], acc), one k after another.
+ *   I8          per block of CABE_I8_BLOCK: s = sum(q w) - zero * sum(w) in integers, acc = fma(s, a * d, acc), where a
+ *               is the scale of the activations and d that of the weights.
+ *   Q8_0        per block of 32: s = sum(q w) in integers, acc = fma(s, a * d, acc).
+ *   Q4_0        likewise, s = sum(q u) - 8 sum(q); u is 0..15.
+ *   Q4_1        per block of 32: s = sum(q u), acc = fma(s, a * d, acc), then acc = fma(a * sum(q), m, acc).
+ *   Q4_K        as Q4_1 with the block's own scale and minimum d * s and - (dmin * m): both products are exact.
+ *   Q6_K        per block of 32, its halves of 16 with scales s0 and s1: S = s0 sum(q (u - 32)) + s1 sum(q (u - 32)) in
+ *               integers, less than 2^24; acc = fma(S, a * d, acc).
  *
  * A record is one quantised row of activations: the quants, k rounded up to 32, zeros past k; then, from the next
- * multiple of 64, one struct cabe_matmul_meta a block.
+ * multiple of 64, what cabe_matmul_meta says of each block.
  *   For I8: unsigned 0..127 with a zero point; (q - zero) * scale. The range always includes 0.
- *   For Q8_0 and Q4_0: signed -127..127 per block of 32; q * scale.
+ *   For the others: signed -127..127 per block of 32; q * scale.
  */
 #ifndef CABE_KERNEL_MATMUL_LEVEL_H
 #define CABE_KERNEL_MATMUL_LEVEL_H
@@ -23,15 +28,27 @@
 #include "kernel/levels.h"
 #include "tensor/packed.h"
 
-#define CABE_MATMUL_CHUNK 384    /* inputs widened at a time; a multiple of every block */
+#define CABE_MATMUL_CHUNK 384    /* inputs widened at a time; a multiple of 128 */
 #define CABE_MATMUL_ROWS_MAX 192 /* rows of a tile */
 #define CABE_MATMUL_PANELS_MAX 4 /* panels of one call */
 
+#define CABE_MATMUL_INTS_CHUNK 512 /* inputs unpacked at a time; a multiple of every block */
+#define CABE_MATMUL_INTS_PANELS 8  /* panels whose sums wait for the next chunk */
+#define CABE_MATMUL_UNPACKED 40    /* bytes that an input of an unpacked panel has at most */
+
 #define CABE_A8_TINY 0x1p-100f /* a block whose range is below counts as zeros: 127 / range stays finite */
 
-struct cabe_matmul_meta {
+struct cabe_matmul_meta { /* all but Q6_K */
     float scale;
-    int32_t offset; /* I8: the zero point; Q8_0: the sum of the block's quants; Q4_0: - 8 times the sum */
+    union {
+        int32_t offset; /* I8: the zero point; Q8_0: the sum of the block's quants; Q4_0: - 8 times the sum */
+        float sum;      /* Q4_1, Q4_K: scale times the sum of the quants */
+    };
+};
+
+struct cabe_matmul_meta6 { /* Q6_K */
+    float scale;
+    int16_t offset[2][2]; /* of each half of 16: - 32 times the sum of quants i % 4 < 2, and of the others */
 };
 
 /* Precision HIGH. */
@@ -51,12 +68,15 @@ struct cabe_matmul_floats {
 struct cabe_matmul_ints {
     /* One row of activations to a record for weights of `dtype`. */
     void (*quantise)(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *record);
-    /* The quants of a Q4_0 panel as bytes 0..15, laid out as those of Q8_0: k * 16 bytes, aligned to 64.
-     * NULL where dot() has no use for them. */
-    void (*unpack)(const uint8_t *panel, int64_t k, uint8_t *out);
-    /* Products of records with one panel of I8, Q8_0, Q4_0; for Q4_0 `unpacked` may be what unpack() made, or NULL. */
+    /* Inputs [begin, end) of a panel as dot() of this level likes to read them again and again, aligned to 64; at most
+     * CABE_MATMUL_UNPACKED bytes an input. NULL where it has no use for them; none for I8. */
+    void (*unpack)(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64_t begin, int64_t end, uint8_t *out);
+    /* Products of inputs [begin, end) of records with one panel, from zero where begin is 0, else on from acc.
+     * `unpacked` is NULL or what unpack() made of the same inputs. begin is a multiple of CABE_MATMUL_INTS_CHUNK; I8 takes
+     * all inputs at once. */
     void (*dot)(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
-                const uint8_t *unpacked, int64_t k, float *acc);
+                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, float *acc);
+    int unpack_rows; /* so many rows pay for unpacking */
 };
 
 extern const struct cabe_matmul_floats cabe_matmul_floats_scalar;
@@ -84,11 +104,16 @@ static inline uint64_t cabe_record_meta(int64_t k)
     return (uint64_t)(k + 63) / 64 * 64;
 }
 
+static inline uint64_t cabe_meta_bytes(enum cabe_dtype dtype)
+{
+    return dtype == CABE_Q6_K ? sizeof(struct cabe_matmul_meta6) : sizeof(struct cabe_matmul_meta);
+}
+
 static inline uint64_t cabe_record_bytes(enum cabe_dtype dtype, int64_t k)
 {
     uint64_t blocks = (uint64_t)((k + cabe_a8_block(dtype) - 1) / cabe_a8_block(dtype));
 
-    return cabe_record_meta(k) + (blocks * sizeof(struct cabe_matmul_meta) + 63) / 64 * 64;
+    return cabe_record_meta(k) + (blocks * cabe_meta_bytes(dtype) + 63) / 64 * 64;
 }
 
 #endif

@@ -108,6 +108,30 @@ static float value_of(enum values values, int64_t i)
     }
 }
 
+static int only_from_blocks(enum cabe_dtype dtype)
+{
+    return dtype == CABE_Q4_1 || dtype == CABE_Q4_K || dtype == CABE_Q6_K;
+}
+
+/* Any bytes are blocks, but for the scales: finite, and mostly not tiny. */
+static void random_blocks(enum cabe_dtype dtype, enum values values, int64_t n, uint8_t *out)
+{
+    const uint64_t bytes = cabe_dtype_bytes(dtype, cabe_dtype_block(dtype));
+    const int n_scales = dtype == CABE_Q6_K ? 1 : 2;
+
+    for (int64_t b = 0; b < n / cabe_dtype_block(dtype); b++, out += bytes) {
+        uint8_t *scales = dtype == CABE_Q6_K ? out + 208 : out;
+
+        for (uint64_t i = 0; i < bytes; i++) /* EXTREME: all ones or the like, both signs of the scales of Q6_K */
+            out[i] = values == EXTREME ? (uint8_t)(i / 16 % 2 ? 0x7F + random_u32() % 2 : 0xFF) : (uint8_t)random_u32();
+        for (int i = 0; i < n_scales; i++) {
+            uint16_t bits = cabe_f32_to_f16(random_unit() * (random_u32() % 8 ? 0.05f : 0x1p-20f));
+
+            memcpy(scales + i * 2, &bits, sizeof bits);
+        }
+    }
+}
+
 static void pack_source(const float *source, enum cabe_dtype dtype, int64_t n, int64_t k, uint8_t *panels)
 {
     struct guarded scratch = guarded_new((size_t)cabe_matmul_pack_scratch_bytes(k), 0);
@@ -116,6 +140,19 @@ static void pack_source(const float *source, enum cabe_dtype dtype, int64_t n, i
     if (cabe_matmul_pack(CABE_F32, source, n, dtype, k, 0, (n + 15) / 16, scratch.data, panels, &err) != CABE_OK)
         fail_msg("%s", err.text);
     guarded_free(&scratch, "pack scratch");
+}
+
+static void pack_random(enum cabe_dtype dtype, enum values values, int64_t n, int64_t k, uint8_t *panels)
+{
+    struct guarded scratch = guarded_new((size_t)cabe_matmul_pack_scratch_bytes(k), 0);
+    struct guarded rows = guarded_new((size_t)cabe_dtype_bytes(dtype, n * k), 0);
+    struct cabe_error err;
+
+    random_blocks(dtype, values, n * k, rows.data);
+    if (cabe_matmul_pack(dtype, rows.data, n, dtype, k, 0, (n + 15) / 16, scratch.data, panels, &err) != CABE_OK)
+        fail_msg("%s", err.text);
+    guarded_free(&scratch, "pack scratch");
+    guarded_free(&rows, "blocks");
 }
 
 static struct product product_new(enum cabe_dtype dtype, int64_t t, int64_t n, int64_t k, enum values values,
@@ -140,7 +177,10 @@ static struct product product_new(enum cabe_dtype dtype, int64_t t, int64_t n, i
         ((float *)(void *)p.bias.data)[i] = random_unit();
     for (int64_t i = 0; i < t * out_stride; i++)
         ((float *)(void *)p.residual.data)[i] = random_unit();
-    pack_source(p.source, dtype, n, k, p.w.data);
+    if (only_from_blocks(dtype))
+        pack_random(dtype, values, n, k, p.w.data);
+    else
+        pack_source(p.source, dtype, n, k, p.w.data);
     p.mm.w = p.w.data;
     p.mm.x = (const float *)(void *)p.x.data;
     p.mm.x_stride = x_stride;
@@ -248,7 +288,8 @@ static void many_tiles(void **state)
     (void)state;
     for (size_t d = 0; d < COUNT_OF(matmul_dtypes); d++)
         for (int precision = 0; precision < 2; precision++) {
-            struct product p = product_new(matmul_dtypes[d], MANY_ROWS, MANY_OUTPUTS / 3, 416, RANDOM, 0, 1, 1);
+            int64_t k = cabe_dtype_block(matmul_dtypes[d]) == 256 ? 768 : 608;
+            struct product p = product_new(matmul_dtypes[d], MANY_ROWS, MANY_OUTPUTS / 3, k, RANDOM, 0, 1, 1);
 
             p.mm.precision = (enum cabe_precision)precision;
             check_product(&p, 0);
@@ -288,7 +329,8 @@ static void rows_and_tiles(void **state)
     (void)state;
     for (size_t d = 0; d < COUNT_OF(matmul_dtypes); d++)
         for (int precision = 0; precision < 2; precision++) {
-            struct product p = product_new(matmul_dtypes[d], MANY_ROWS, MANY_OUTPUTS, 160, RANDOM, 4, 1, 1);
+            int64_t k = cabe_dtype_block(matmul_dtypes[d]) == 256 ? 256 : 160;
+            struct product p = product_new(matmul_dtypes[d], MANY_ROWS, MANY_OUTPUTS, k, RANDOM, 4, 1, 1);
             struct guarded all = out_new(&p, 0), some = out_new(&p, 0);
             int64_t tiles;
 
