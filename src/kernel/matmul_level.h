@@ -84,6 +84,7 @@ extern const struct cabe_matmul_ints cabe_matmul_ints_scalar;
 #if CABE_HAVE_X86
 extern const struct cabe_matmul_floats cabe_matmul_floats_avx2; /* AVX2, FMA, F16C */
 extern const struct cabe_matmul_ints cabe_matmul_ints_avx2;
+void cabe_matmul_quantise_avx2(enum cabe_dtype dtype, const float *x, int64_t k, uint8_t *record); /* its quantise */
 extern const struct cabe_matmul_floats cabe_matmul_floats_avx512; /* AVX-512 F, BW, DQ, VL */
 extern const struct cabe_matmul_ints cabe_matmul_ints_avx512vnni;
 #endif
