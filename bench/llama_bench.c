@@ -135,7 +135,7 @@ static void l1_body(struct cabe_team *team, int member, void *arg)
         kernels->matmul.ints->unpack(job->dtype, job->weights, k, 0, k, unpacked);
     for (int i = 0; i < L1_TIMES; i++)
         kernels->matmul.ints->dot(job->dtype, records, L1_ROWS, job->weights,
-                                  kernels->matmul.ints->unpack ? unpacked : NULL, k, 0, k, acc);
+                                  kernels->matmul.ints->unpack ? unpacked : NULL, k, 0, k, 0, acc);
 }
 
 static double l1_ops(const struct job *job)

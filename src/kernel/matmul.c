@@ -17,6 +17,7 @@
 #define TILES_MIN 16          /* few rows: still enough tiles for the members */
 #define ROWS_STEP 12          /* a multiple of what every level takes at once */
 #define FEW_ROWS 4
+#define MANY_ROWS 48 /* from here on a chunk of weights matters less than that of the rows */
 #define ROWS_AT_ONCE 24 /* between one finish and the next: what they store drains during the next sums */
 
 struct plan {
@@ -66,7 +67,7 @@ static int64_t step_of(const struct cabe_kernels *kernels, const struct cabe_mat
     const struct cabe_matmul_floats *floats = kernels->matmul.floats;
 
     if (in_integers(mm))
-        return unpacks(kernels, mm) ? CABE_MATMUL_INTS_PANELS : 1;
+        return unpacks(kernels, mm) && mm->t >= MANY_ROWS ? CABE_MATMUL_INTS_PANELS : 1;
     return mm->t <= FEW_ROWS ? floats->panels_few : floats->panels_many;
 }
 
@@ -227,6 +228,7 @@ static void run_ints(const struct cabe_kernels *kernels, const struct cabe_matmu
     const struct cabe_matmul_ints *level = kernels->matmul.ints;
     const uint64_t panel_bytes = cabe_panel_bytes(mm->dtype, mm->k), record = cabe_record_bytes(mm->dtype, mm->k);
     const int64_t chunk = unpacks(kernels, mm) ? CABE_MATMUL_INTS_CHUNK : mm->k;
+    const int64_t ahead = n_panels == 1 ? CABE_MATMUL_AHEAD : (int64_t)panel_bytes; /* what comes next */
     int64_t k = 0, end;
 
     do { /* once even when there are no inputs */
@@ -244,7 +246,8 @@ static void run_ints(const struct cabe_kernels *kernels, const struct cabe_matmu
 
                 if (end == mm->k)
                     fetch_out(mm, row + r, some, panel + p);
-                level->dot(mm->dtype, records + (uint64_t)(row + r) * record, some, w, unpacked, mm->k, k, end, acc);
+                level->dot(mm->dtype, records + (uint64_t)(row + r) * record, some, w, unpacked, mm->k, k, end,
+                           r ? 0 : ahead, acc);
                 if (end == mm->k)
                     finish(kernels, mm, acc, row + r, some, panel + p);
             }

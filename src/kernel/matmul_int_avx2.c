@@ -78,8 +78,24 @@ struct blocks {
     uint64_t record_bytes, meta_bytes;
     const uint8_t *w, *scales;
     int64_t n, w_bytes, scale_bytes; /* blocks; from one to the next */
+    const uint8_t *ahead;            /* to be fetched during the first block */
+    int64_t ahead_bytes;             /* during each */
     int first;                       /* sums begin at zero */
 };
+
+/* Few rows are as fast as memory: what is fetched runs evenly through the panels, scales and quants alike, a part of
+ * it with every block and every tile of rows. */
+
+INLINE int64_t packed_bytes(enum cabe_dtype dtype) /* of a block of 32 inputs */
+{
+    return (int64_t)cabe_dtype_bytes(dtype, cabe_dtype_block(dtype)) * 32 / cabe_dtype_block(dtype) * CABE_PANEL;
+}
+
+INLINE void fetch(const uint8_t *at, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)(at + i), _MM_HINT_T0);
+}
 
 /* Scales of the halves of a block of Q6_K, from the panel: two for one multiplication of pairs. */
 INLINE void half_scales(const uint8_t *bytes, __m256i out[2])
@@ -169,6 +185,7 @@ INLINE void rows_of(const struct blocks *p, const uint8_t *halves, float *acc, c
                     const enum scales scales, const int offset)
 {
     const uint8_t *row[ROWS], *meta = p->meta, *w = p->w, *at = p->scales;
+    const int64_t whole = quants == Q8 ? 544 : quants == SIX_PACKED ? 420 : scales == F16_LEAST ? 320 : 288;
 
 #pragma GCC unroll 4
     for (int r = 0; r < m; r++) {
@@ -180,6 +197,10 @@ INLINE void rows_of(const struct blocks *p, const uint8_t *halves, float *acc, c
         __m256i sum[ROWS * 2];
         __m256 scale[2], least[2];
 
+        if (m < ROWS && p->ahead_bytes == whole)
+            fetch(p->ahead + b * whole, whole);
+        else
+            fetch(p->ahead + b * p->ahead_bytes, p->ahead_bytes);
         if (quants == Q8)
             q8_sums(row, w, sum, m);
         else if (quants == SIX || quants == SIX_PACKED)
@@ -274,12 +295,14 @@ INLINE void supers(struct blocks p, enum cabe_dtype dtype, const uint8_t *panel,
         }
         p.records += 256;
         p.meta += 8 * p.meta_bytes;
+        p.ahead += 8 * p.ahead_bytes;
         p.first = 0;
     }
 }
 
 INLINE void some_rows(enum cabe_dtype dtype, const uint8_t *records, const uint8_t *panel, const uint8_t *unpacked,
-                      int64_t k, int64_t begin, int64_t end, float *acc, const int m)
+                      int64_t k, int64_t begin, int64_t end, const uint8_t *ahead, int64_t ahead_bytes, float *acc,
+                      const int m)
 {
     const uint8_t *quants = panel + cabe_panel_quants(dtype, k);
     struct blocks p = {.records = records + begin,
@@ -291,6 +314,8 @@ INLINE void some_rows(enum cabe_dtype dtype, const uint8_t *records, const uint8
                        .n = (end - begin) / 32,
                        .w_bytes = unpacked ? 512 : 256,
                        .scale_bytes = 32,
+                       .ahead = ahead,
+                       .ahead_bytes = ahead_bytes,
                        .first = begin == 0};
 
     switch (dtype) {
@@ -329,9 +354,11 @@ INLINE void some_rows(enum cabe_dtype dtype, const uint8_t *records, const uint8
 }
 
 static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
-                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, float *acc)
+                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, int64_t ahead, float *acc)
 {
-    uint64_t record_bytes = cabe_record_bytes(dtype, k);
+    const uint64_t record_bytes = cabe_record_bytes(dtype, k);
+    const int64_t bytes = ahead && dtype != CABE_I8 ? packed_bytes(dtype) / ((rows + ROWS - 1) / ROWS) : 0;
+    const uint8_t *next = panel + ahead + (dtype == CABE_I8 ? 0 : begin / 32 * packed_bytes(dtype));
 
     if (k == 0)
         memset(acc, 0, (size_t)rows * CABE_PANEL * sizeof(float));
@@ -340,21 +367,22 @@ static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, con
 
         switch (m) {
         case 1:
-            some_rows(dtype, records, panel, unpacked, k, begin, end, acc, 1);
+            some_rows(dtype, records, panel, unpacked, k, begin, end, next, bytes, acc, 1);
             break;
         case 2:
-            some_rows(dtype, records, panel, unpacked, k, begin, end, acc, 2);
+            some_rows(dtype, records, panel, unpacked, k, begin, end, next, bytes, acc, 2);
             break;
         case 3:
-            some_rows(dtype, records, panel, unpacked, k, begin, end, acc, 3);
+            some_rows(dtype, records, panel, unpacked, k, begin, end, next, bytes, acc, 3);
             break;
         default:
-            some_rows(dtype, records, panel, unpacked, k, begin, end, acc, 4);
+            some_rows(dtype, records, panel, unpacked, k, begin, end, next, bytes, acc, 4);
             break;
         }
         rows -= m;
         records += (uint64_t)m * record_bytes;
         acc += m * CABE_PANEL;
+        next += (end - begin) / 32 * bytes;
     }
 }
 
@@ -413,4 +441,4 @@ static void unpack(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64
 }
 
 const struct cabe_matmul_ints cabe_matmul_ints_avx2 = {
-    .quantise = cabe_matmul_quantise_avx2, .unpack = unpack, .dot = dot, .unpack_rows = 16};
+    .quantise = cabe_matmul_quantise_avx2, .unpack = unpack, .dot = dot, .unpack_rows = 4};

@@ -111,12 +111,12 @@ INLINE void some_rows(enum cabe_dtype dtype, const uint8_t *records, uint64_t re
 }
 
 static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
-                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, float *acc)
+                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, int64_t ahead, float *acc)
 {
     uint64_t record_bytes = cabe_record_bytes(dtype, k);
 
     if (dtype == CABE_Q4_1 || dtype == CABE_Q4_K || dtype == CABE_Q6_K) {
-        cabe_matmul_ints_scalar.dot(dtype, records, rows, panel, unpacked, k, begin, end, acc);
+        cabe_matmul_ints_scalar.dot(dtype, records, rows, panel, unpacked, k, begin, end, ahead, acc);
         return;
     }
     if (k == 0)

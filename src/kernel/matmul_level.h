@@ -34,6 +34,7 @@
 
 #define CABE_MATMUL_INTS_CHUNK 512 /* inputs unpacked at a time; a multiple of every block */
 #define CABE_MATMUL_INTS_PANELS 8  /* panels whose sums wait for the next chunk */
+#define CABE_MATMUL_AHEAD 8192     /* bytes that few rows fetch ahead */
 #define CABE_MATMUL_UNPACKED 40    /* bytes that an input of an unpacked panel has at most */
 
 #define CABE_A8_TINY 0x1p-100f /* a block whose range is below counts as zeros: 127 / range stays finite */
@@ -73,9 +74,9 @@ struct cabe_matmul_ints {
     void (*unpack)(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64_t begin, int64_t end, uint8_t *out);
     /* Products of inputs [begin, end) of records with one panel, from zero where begin is 0, else on from acc.
      * `unpacked` is NULL or what unpack() made of the same inputs. begin is a multiple of CABE_MATMUL_INTS_CHUNK; I8 takes
-     * all inputs at once. */
+     * all inputs at once. As many bytes of weights as are used are fetched from `ahead` bytes further; 0: none. */
     void (*dot)(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
-                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, float *acc);
+                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, int64_t ahead, float *acc);
     int unpack_rows; /* so many rows pay for unpacking */
 };
 

@@ -247,9 +247,10 @@ static float dot_block(enum cabe_dtype dtype, const uint8_t *record, const uint8
 }
 
 static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
-                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, float *acc)
+                const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, int64_t ahead, float *acc)
 {
     (void)unpacked;
+    (void)ahead;
     for (int64_t r = 0; r < rows; r++)
         for (int j = 0; j < CABE_PANEL; j++) {
             const uint8_t *record = records + (uint64_t)r * cabe_record_bytes(dtype, k);
