@@ -125,7 +125,7 @@ static void l1_body(struct cabe_team *team, int member, void *arg)
         kernels->matmul.floats->widen(job->dtype, job->weights, k, 0, CABE_MATMUL_CHUNK, (float *)(void *)unpacked);
         for (int i = 0; i < L1_TIMES; i++)
             kernels->matmul.floats->f32(job->x, CABE_MATMUL_CHUNK, L1_ROWS / 2, (float *)(void *)unpacked, 0, 1,
-                                        CABE_MATMUL_CHUNK, acc, 1);
+                                        CABE_MATMUL_CHUNK, acc, 1, (char *)unpacked, 0);
         return;
     }
     for (int r = 0; r < L1_ROWS; r++)
@@ -211,10 +211,10 @@ static void measure(const struct setting *set, struct cabe_team *team, struct jo
     qsort(share, (size_t)set->rounds, sizeof(double), ascending);
     qsort(own, (size_t)set->rounds, sizeof(double), ascending);
     qsort(read, (size_t)set->rounds, sizeof(double), ascending);
-    printf("%-5s %-4s t %-4lld %7.1f Gop/s (best %7.1f), %5.1f GB/s, %5.3f of reading (%4.1f GB/s); from L1 %6.1f (best %6.1f)\n",
+    printf("%-5s %-4s t %-4lld %7.1f Gop/s (best %7.1f), %5.1f GB/s, %5.3f of reading (%4.1f GB/s; best %5.3f); from L1 %6.1f (best %6.1f)\n",
            cabe_dtype_name(job->dtype), set->precision ? "int8" : "high", (long long)job->t, rate[middle] * 1e-9,
            rate[set->rounds - 1] * 1e-9, rate[middle] / ops * 1e-9 * (double)job->weight_bytes, share[middle],
-           read[middle] * 1e-9, own[middle] * 1e-9, own[set->rounds - 1] * 1e-9);
+           read[middle] * 1e-9, share[set->rounds - 1], own[middle] * 1e-9, own[set->rounds - 1] * 1e-9);
     fflush(stdout);
 }
 

@@ -16,7 +16,8 @@
 #define TILE_OPS 6e6          /* multiply-adds count two; about 0.1 ms, so that the last tile of a member is short */
 #define TILES_MIN 16          /* few rows: still enough tiles for the members */
 #define ROWS_STEP 12          /* a multiple of what every level takes at once */
-#define FEW_ROWS 4
+#define HIGH_ROWS 96   /* a chunk of them is 147 KB, and stays in L2 for the panels of a call */
+#define HIGH_PANELS 16
 #define MANY_ROWS 48 /* from here on a chunk of weights matters less than that of the rows */
 #define ROWS_AT_ONCE 24 /* between one finish and the next: what they store drains during the next sums */
 
@@ -61,6 +62,23 @@ static int unpacks(const struct cabe_kernels *kernels, const struct cabe_matmul 
     return ints->unpack && mm->dtype != CABE_I8 && mm->t >= ints->unpack_rows;
 }
 
+static int is_float(enum cabe_dtype dtype)
+{
+    return dtype == CABE_F32 || dtype == CABE_F16 || dtype == CABE_BF16;
+}
+
+/* Whether weights are widened in registers, for few rows. */
+static int is_few(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
+{
+    return kernels->matmul.floats->few && mm->t <= CABE_MATMUL_FEW && is_float(mm->dtype);
+}
+
+/* Precision HIGH: whether a chunk of the rows stays in cache for several panels, not all inputs for one. */
+static int by_chunks(const struct cabe_matmul *mm)
+{
+    return mm->k > CABE_MATMUL_CHUNK && mm->t > CABE_MATMUL_FEW;
+}
+
 /* Panels of one call. */
 static int64_t step_of(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
 {
@@ -68,7 +86,9 @@ static int64_t step_of(const struct cabe_kernels *kernels, const struct cabe_mat
 
     if (in_integers(mm))
         return unpacks(kernels, mm) && mm->t >= MANY_ROWS ? CABE_MATMUL_INTS_PANELS : 1;
-    return mm->t <= FEW_ROWS ? floats->panels_few : floats->panels_many;
+    if (by_chunks(mm))
+        return HIGH_PANELS;
+    return mm->t <= CABE_MATMUL_FEW ? floats->panels_few : floats->panels_many;
 }
 
 static struct plan plan_of(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
@@ -81,6 +101,8 @@ static struct plan plan_of(const struct cabe_kernels *kernels, const struct cabe
 
     if (in_integers(mm) && unpacks(kernels, mm)) /* a chunk of the rows stays in L2 for the panels of a call */
         most = CABE_MATMUL_ROWS_MAX;
+    else if (!in_integers(mm) && by_chunks(mm))
+        most = HIGH_ROWS;
     if (mm->t == 0 || mm->n == 0)
         return plan;
     plan.rows = clamp(up(up(mm->t, up(mm->t, most)), ROWS_STEP) * ROWS_STEP, ROWS_STEP, most);
@@ -186,6 +208,43 @@ static void fetch_out(const struct cabe_matmul *mm, int64_t row, int64_t rows, i
         __builtin_prefetch(mm->out + r * mm->out_stride + panel * CABE_PANEL, 1);
 }
 
+struct high { /* rows, panels and inputs of one pass over weights in L1 */
+    int64_t row, rows, panel, n_panels, k, n;
+};
+
+static void high_chunk(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const struct scratch *s,
+                       const struct high *h, float *acc)
+{
+    const struct cabe_matmul_floats *level = kernels->matmul.floats;
+    const uint64_t panel_bytes = cabe_panel_bytes(mm->dtype, mm->k);
+    const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)h->panel * panel_bytes;
+    const int64_t bytes = mm->dtype == CABE_F32 ? 64 : is_float(mm->dtype) ? 32 : 0; /* of an input */
+    const char *ahead = (const char *)w + (uint64_t)h->n_panels * panel_bytes + h->k * bytes;
+    const int64_t tiles = up(clamp(h->rows, 0, ROWS_AT_ONCE), ROWS_STEP / 2); /* of rows, each to fetch its part */
+    const int last = h->k + h->n == mm->k;
+    int64_t stride = CABE_MATMUL_CHUNK * CABE_PANEL;
+    const float *wide = s->wide;
+
+    if (mm->dtype == CABE_F32) {
+        wide = (const float *)(const void *)w + h->k * CABE_PANEL;
+        stride = (int64_t)(panel_bytes / sizeof(float));
+    } else {
+        for (int64_t p = 0; p < h->n_panels; p++)
+            level->widen(mm->dtype, w + (uint64_t)p * panel_bytes, mm->k, h->k, h->k + h->n, s->wide + p * stride);
+    }
+    for (int64_t r = 0; r < h->rows; r += ROWS_AT_ONCE) {
+        int64_t some = clamp(h->rows - r, 0, ROWS_AT_ONCE);
+
+        if (last)
+            fetch_out(mm, h->row + r, some, h->panel);
+        level->f32(mm->x + (h->row + r) * mm->x_stride + h->k, mm->x_stride, some, wide, stride, h->n_panels, h->n, acc,
+                   h->k == 0, r ? (const char *)wide : ahead, r ? 0 : clamp(bytes * 4 / tiles, 0, 64));
+        for (int64_t p = 0; last && p < h->n_panels; p++)
+            finish(kernels, mm, acc + p * some * CABE_PANEL, h->row + r, some, h->panel + p);
+        acc += some * h->n_panels * CABE_PANEL;
+    }
+}
+
 /* A block of rows with n_panels panels, precision HIGH. */
 static void run_high(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const struct scratch *s,
                      int64_t row, int64_t rows, int64_t panel, int64_t n_panels)
@@ -193,30 +252,21 @@ static void run_high(const struct cabe_kernels *kernels, const struct cabe_matmu
     const struct cabe_matmul_floats *level = kernels->matmul.floats;
     const uint64_t panel_bytes = cabe_panel_bytes(mm->dtype, mm->k);
     const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)panel * panel_bytes;
+    const int64_t at_once = mm->t <= CABE_MATMUL_FEW ? level->panels_few : level->panels_many;
     int64_t k = 0;
 
+    if (is_few(kernels, mm)) {
+        level->few(mm->dtype, mm->x + row * mm->x_stride, mm->x_stride, rows, w, panel_bytes, n_panels, mm->k, s->acc);
+        for (int64_t p = 0; p < n_panels; p++)
+            finish(kernels, mm, s->acc + p * rows * CABE_PANEL, row, rows, panel + p);
+        return;
+    }
     do { /* once even when there are no inputs */
-        int64_t n = clamp(mm->k - k, 0, CABE_MATMUL_CHUNK), stride = CABE_MATMUL_CHUNK * CABE_PANEL;
-        const float *wide = s->wide;
+        int64_t n = clamp(mm->k - k, 0, CABE_MATMUL_CHUNK);
 
-        if (mm->dtype == CABE_F32) {
-            wide = (const float *)(const void *)w + k * CABE_PANEL;
-            stride = (int64_t)(panel_bytes / sizeof(float));
-        } else {
-            for (int64_t p = 0; p < n_panels; p++)
-                level->widen(mm->dtype, w + (uint64_t)p * panel_bytes, mm->k, k, k + n, s->wide + p * stride);
-        }
-        for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
-            int64_t some = clamp(rows - r, 0, ROWS_AT_ONCE);
-            float *acc = s->acc + r * n_panels * CABE_PANEL;
-
-            if (k + n == mm->k)
-                fetch_out(mm, row + r, some, panel);
-            level->f32(mm->x + (row + r) * mm->x_stride + k, mm->x_stride, some, wide, stride, n_panels, n, acc,
-                       k == 0);
-            for (int64_t p = 0; k + n == mm->k && p < n_panels; p++)
-                finish(kernels, mm, acc + p * some * CABE_PANEL, row + r, some, panel + p);
-        }
+        for (int64_t p = 0; p < n_panels; p += at_once)
+            high_chunk(kernels, mm, s, &(struct high){row, rows, panel + p, clamp(n_panels - p, 0, at_once), k, n},
+                       s->acc + p * rows * CABE_PANEL);
         k += CABE_MATMUL_CHUNK;
     } while (k < mm->k);
 }

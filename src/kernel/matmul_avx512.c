@@ -15,7 +15,7 @@
 
 /* m rows by p panels (both constants after inlining); a line `ahead` is fetched every four k. */
 INLINE void tile(const float *x, int64_t x_stride, const float *w, int64_t w_stride, int64_t k, float *acc,
-                 int64_t acc_stride, int first, const float *ahead, const int m, const int p)
+                 int64_t acc_stride, int first, const char *ahead, int64_t ahead_step, const int m, const int p)
 {
     __m512 sum[ROWS * 2];
     const float *row[ROWS];
@@ -31,7 +31,7 @@ INLINE void tile(const float *x, int64_t x_stride, const float *w, int64_t w_str
     for (int64_t i = 0; i < k; i++, w += CABE_PANEL) {
         if (i % 4 == 0) {
             __builtin_prefetch(ahead, 0, 2);
-            ahead += CABE_PANEL;
+            ahead += ahead_step;
         }
 #pragma GCC unroll 4
         for (int q = 0; q < p; q++) {
@@ -49,44 +49,44 @@ INLINE void tile(const float *x, int64_t x_stride, const float *w, int64_t w_str
 
 /* m rows and every panel, p at a time. */
 INLINE void panels(const float *x, int64_t x_stride, const float *w, int64_t w_stride, int64_t n_panels, int64_t k,
-                   float *acc, int64_t acc_stride, int first, const float *ahead, const int m, const int p)
+                   float *acc, int64_t acc_stride, int first, const char *ahead, int64_t ahead_step, const int m,
+                   const int p)
 {
     for (; n_panels >= p; n_panels -= p, w += p * w_stride, acc += p * acc_stride)
-        tile(x, x_stride, w, w_stride, k, acc, acc_stride, first, ahead, m, p);
+        tile(x, x_stride, w, w_stride, k, acc, acc_stride, first, ahead, ahead_step, m, p);
     for (; n_panels > 0; n_panels--, w += w_stride, acc += acc_stride)
-        tile(x, x_stride, w, w_stride, k, acc, acc_stride, first, ahead, m, 1);
+        tile(x, x_stride, w, w_stride, k, acc, acc_stride, first, ahead, ahead_step, m, 1);
 }
 
 static void f32(const float *x, int64_t x_stride, int64_t rows, const float *w, int64_t w_stride, int64_t n_panels,
-                int64_t k, float *acc, int first)
+                int64_t k, float *acc, int first, const char *ahead, int64_t ahead_step)
 {
     int64_t acc_stride = rows * CABE_PANEL;
-    const float *ahead = w + (n_panels - 1) * w_stride + k * CABE_PANEL;
 
     while (rows > 0) {
         int64_t m = rows >= 8 ? 8 : rows >= 4 ? 4 : rows;
 
         switch (m) {
         case 1:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 1, 4);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, ahead_step, 1, 4);
             break;
         case 2:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 2, 4);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, ahead_step, 2, 4);
             break;
         case 3:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 3, 4);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, ahead_step, 3, 4);
             break;
         case 4:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 4, 4);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, ahead_step, 4, 4);
             break;
         default:
-            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, 8, 2);
+            panels(x, x_stride, w, w_stride, n_panels, k, acc, acc_stride, first, ahead, ahead_step, 8, 2);
             break;
         }
         rows -= m;
         x += m * x_stride;
         acc += m * CABE_PANEL;
-        ahead += k / 4 * CABE_PANEL;
+        ahead += k / 4 * ahead_step;
     }
 }
 

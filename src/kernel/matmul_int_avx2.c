@@ -257,7 +257,7 @@ INLINE void scales_q4_k(const uint8_t *super, float *out)
             __m256 d = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(super + which * 32 + half * 16)));
 
             if (which)
-                d = _mm256_sub_ps(_mm256_setzero_ps(), d);
+                d = _mm256_xor_ps(_mm256_set1_ps(-0.0f), d);
             for (int b = 0; b < 8; b++) {
                 __m128i eight = _mm_loadl_epi64((const __m128i *)(const void *)(bytes[which] + b * 16 + half * 8));
 

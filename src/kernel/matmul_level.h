@@ -31,6 +31,7 @@
 #define CABE_MATMUL_CHUNK 384    /* inputs widened at a time; a multiple of 128 */
 #define CABE_MATMUL_ROWS_MAX 192 /* rows of a tile */
 #define CABE_MATMUL_PANELS_MAX 4 /* panels of one call */
+#define CABE_MATMUL_FEW 4        /* rows that are few: weights come from memory for each of them */
 
 #define CABE_MATMUL_INTS_CHUNK 512 /* inputs unpacked at a time; a multiple of every block */
 #define CABE_MATMUL_INTS_PANELS 8  /* panels whose sums wait for the next chunk */
@@ -54,9 +55,14 @@ struct cabe_matmul_meta6 { /* Q6_K */
 
 /* Precision HIGH. */
 struct cabe_matmul_floats {
-    /* w: f32 [k][16] panels, w_stride floats apart. `first`: start from zero; else go on from acc. */
+    /* w: f32 [k][16] panels, w_stride floats apart. `first`: start from zero; else go on from acc. A line is fetched
+     * from `ahead`, and ahead_step bytes on, with every four k of a tile of rows. */
     void (*f32)(const float *x, int64_t x_stride, int64_t rows, const float *w, int64_t w_stride, int64_t n_panels,
-                int64_t k, float *acc, int first);
+                int64_t k, float *acc, int first, const char *ahead, int64_t ahead_step);
+    /* The same of up to CABE_MATMUL_FEW rows and all k, from zero, with panels of F32, F16 or BF16 as they lie in
+     * memory, panel_bytes apart. NULL: rows are few only to f32(). */
+    void (*few)(enum cabe_dtype dtype, const float *x, int64_t x_stride, int64_t rows, const uint8_t *w,
+                uint64_t panel_bytes, int64_t n_panels, int64_t k, float *acc);
     /* Inputs [begin, end) of a panel to f32 [end - begin][16]; begin is a multiple of CABE_MATMUL_CHUNK. */
     void (*widen)(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64_t begin, int64_t end, float *out);
     /* out = acc + bias + residual for 16 outputs; bias, residual may be NULL; residual rows are out_stride apart. */

@@ -5,8 +5,10 @@
 #include "kernel/matmul_level.h"
 
 static void f32(const float *x, int64_t x_stride, int64_t rows, const float *w, int64_t w_stride, int64_t n_panels,
-                int64_t k, float *acc, int first)
+                int64_t k, float *acc, int first, const char *ahead, int64_t ahead_step)
 {
+    (void)ahead;
+    (void)ahead_step;
     for (int64_t p = 0; p < n_panels; p++)
         for (int64_t r = 0; r < rows; r++)
             for (int j = 0; j < CABE_PANEL; j++) {
