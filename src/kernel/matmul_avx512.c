@@ -90,6 +90,85 @@ static void f32(const float *x, int64_t x_stride, int64_t rows, const float *w, 
     }
 }
 
+/* Sixteen weights of a float type. */
+INLINE __m512 sixteen_weights(const uint8_t *at, const enum cabe_dtype dtype)
+{
+    if (dtype == CABE_F32)
+        return _mm512_loadu_ps(at);
+    if (dtype == CABE_F16)
+        return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)at));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(
+        _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)at)), 16));
+}
+
+#define FEW_AHEAD 2048 /* bytes of each panel */
+
+/* m rows by p panels, panel_bytes apart, from memory. */
+INLINE void few_tile(const float *x, int64_t x_stride, const uint8_t *w, uint64_t panel_bytes, int64_t k, float *acc,
+                     const enum cabe_dtype dtype, const int m, const int p)
+{
+    const int64_t bytes = dtype == CABE_F32 ? 64 : 32; /* of sixteen weights */
+    __m512 sum[CABE_MATMUL_FEW * 4];
+
+#pragma GCC unroll 16
+    for (int j = 0; j < m * p; j++)
+        sum[j] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < k; i++, w += bytes) {
+#pragma GCC unroll 4
+        for (int q = 0; q < p; q++) {
+            const uint8_t *at = w + (uint64_t)q * panel_bytes;
+            __m512 weights = sixteen_weights(at, dtype);
+
+            if (bytes == 64 || i % 2 == 0)
+                __builtin_prefetch(at + FEW_AHEAD);
+#pragma GCC unroll 4
+            for (int r = 0; r < m; r++)
+                sum[q * m + r] = _mm512_fmadd_ps(_mm512_set1_ps(x[r * x_stride + i]), weights, sum[q * m + r]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int j = 0; j < m * p; j++)
+        _mm512_store_ps(acc + j * CABE_PANEL, sum[j]);
+}
+
+INLINE void few_of(const float *x, int64_t x_stride, int64_t rows, const uint8_t *w, uint64_t panel_bytes,
+                   int64_t n_panels, int64_t k, float *acc, const enum cabe_dtype dtype)
+{
+    for (int64_t p = 0, n; p < n_panels; p += n) {
+        const uint8_t *at = w + (uint64_t)p * panel_bytes;
+        float *to = acc + p * rows * CABE_PANEL;
+
+        n = p + 4 <= n_panels ? 4 : 1;
+        if (rows == 1 && n == 4)
+            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 1, 4);
+        else if (rows == 1)
+            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 1, 1);
+        else if (rows == 2 && n == 4)
+            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 2, 4);
+        else if (rows == 2)
+            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 2, 1);
+        else if (rows == 3 && n == 4)
+            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 3, 4);
+        else if (rows == 3)
+            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 3, 1);
+        else if (n == 4)
+            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 4, 4);
+        else
+            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 4, 1);
+    }
+}
+
+static void few(enum cabe_dtype dtype, const float *x, int64_t x_stride, int64_t rows, const uint8_t *w,
+                uint64_t panel_bytes, int64_t n_panels, int64_t k, float *acc)
+{
+    if (dtype == CABE_F32)
+        few_of(x, x_stride, rows, w, panel_bytes, n_panels, k, acc, CABE_F32);
+    else if (dtype == CABE_F16)
+        few_of(x, x_stride, rows, w, panel_bytes, n_panels, k, acc, CABE_F16);
+    else
+        few_of(x, x_stride, rows, w, panel_bytes, n_panels, k, acc, CABE_BF16);
+}
+
 static void widen_16(enum cabe_dtype dtype, const uint8_t *in, int64_t n, float *out)
 {
     for (int64_t i = 0; i < n; i++, in += 32, out += CABE_PANEL) {
@@ -183,4 +262,4 @@ static void store(const float *acc, int64_t rows, const float *bias, const float
 }
 
 const struct cabe_matmul_floats cabe_matmul_floats_avx512 = {
-    .f32 = f32, .widen = widen, .store = store, .panels_many = 2, .panels_few = 4};
+    .f32 = f32, .few = few, .widen = widen, .store = store, .panels_many = 2, .panels_few = 4};
