@@ -36,7 +36,7 @@
 #define CABE_MATMUL_INTS_CHUNK 512 /* inputs unpacked at a time; a multiple of every block */
 #define CABE_MATMUL_INTS_PANELS 8  /* panels whose sums wait for the next chunk */
 #define CABE_MATMUL_AHEAD 8192     /* bytes that few rows fetch ahead */
-#define CABE_MATMUL_UNPACKED 40    /* bytes that an input of an unpacked panel has at most */
+#define CABE_MATMUL_UNPACKED 24    /* bytes that an input of an unpacked panel has at most */
 
 #define CABE_A8_TINY 0x1p-100f /* a block whose range is below counts as zeros: 127 / range stays finite */
 

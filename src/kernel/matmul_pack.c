@@ -74,6 +74,25 @@ static enum cabe_status pack_16(enum cabe_dtype to, const float *row, int64_t k,
     return CABE_OK;
 }
 
+/* F16 or BF16 as it is. */
+static enum cabe_status copy_16(enum cabe_dtype dtype, const uint8_t *row, int64_t k, int64_t number, int output,
+                                uint8_t *out, struct cabe_error *err)
+{
+    const uint16_t exponent = dtype == CABE_F16 ? 0x7C00 : 0x7F80;
+
+    for (int64_t i = 0; i < k; i++) {
+        uint16_t bits;
+
+        memcpy(&bits, row + i * 2, sizeof bits);
+        if ((bits & exponent) == exponent)
+            return cabe_fail(err, CABE_ERR_FORMAT, "row %lld, column %lld: %g is not a finite number",
+                             (long long)number, (long long)i,
+                             (double)(dtype == CABE_F16 ? cabe_f16_to_f32(bits) : cabe_bf16_to_f32(bits)));
+        memcpy(out + (i * CABE_PANEL + output) * 2, &bits, sizeof bits);
+    }
+    return CABE_OK;
+}
+
 /* Quants to nearest even of x / scale, scale the largest magnitude of the block over CABE_I8_MAX. */
 static void pack_i8(const float *row, int64_t k, int output, uint8_t *out)
 {
@@ -219,6 +238,8 @@ static enum cabe_status pack_row(const struct packing *p, const uint8_t *row, in
 
     if (is_blocks(p->from))
         return pack_blocks(p->to, row, p->k, number, output, panel, err);
+    if (p->from == p->to && p->from != CABE_F32)
+        return copy_16(p->to, row, p->k, number, output, panel, err);
     cabe_rows_scalar.to_f32(p->from, row, p->wide, p->k);
     status = check_finite(p->wide, p->k, number, err);
     if (status != CABE_OK)

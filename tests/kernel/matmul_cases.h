@@ -122,8 +122,12 @@ static void random_blocks(enum cabe_dtype dtype, enum values values, int64_t n, 
     for (int64_t b = 0; b < n / cabe_dtype_block(dtype); b++, out += bytes) {
         uint8_t *scales = dtype == CABE_Q6_K ? out + 208 : out;
 
-        for (uint64_t i = 0; i < bytes; i++) /* EXTREME: all ones or the like, both signs of the scales of Q6_K */
-            out[i] = values == EXTREME ? (uint8_t)(i / 16 % 2 ? 0x7F + random_u32() % 2 : 0xFF) : (uint8_t)random_u32();
+        uint8_t ends = (uint8_t)(random_u32() % 2 ? 0xFF : 0);
+
+        for (uint64_t i = 0; i < bytes; i++) /* EXTREME: the ends of every range, whole blocks of them */
+            out[i] = values != EXTREME ? (uint8_t)random_u32() : random_u32() % 64 ? ends : (uint8_t)~ends;
+        for (int i = 0; values == EXTREME && dtype == CABE_Q6_K && i < 16; i++)
+            out[192 + i] = (uint8_t)(random_u32() % 4 ? 0x80 : 0x7F);
         for (int i = 0; i < n_scales; i++) {
             uint16_t bits = cabe_f32_to_f16(random_unit() * (random_u32() % 8 ? 0.05f : 0x1p-20f));
 

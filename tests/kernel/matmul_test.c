@@ -227,6 +227,10 @@ static void packing_refuses(void **state)
     assert_int_equal(cabe_matmul_pack(CABE_F32, rows, 2, CABE_F16, 32, 0, 1, scratch, out, &err), CABE_ERR_FORMAT);
     assert_string_equal(err.text, "row 1, column 5: 70000 is too large for f16");
     assert_int_equal(cabe_matmul_pack(CABE_F32, rows, 2, CABE_BF16, 32, 0, 1, scratch, out, &err), CABE_OK);
+    super[2 * 7 + 1] = 0x7C;
+    assert_int_equal(cabe_matmul_pack(CABE_F16, super, 1, CABE_F16, 32, 1, 2, scratch, out, &err), CABE_ERR_FORMAT);
+    assert_string_equal(err.text, "row 16, column 7: inf is not a finite number");
+    super[2 * 7 + 1] = 0;
     super[144 + 3] = 0x7C;
     assert_int_equal(cabe_matmul_pack(CABE_Q4_K, super, 2, CABE_Q4_K, 256, 0, 1, scratch, out, &err), CABE_ERR_FORMAT);
     assert_string_equal(err.text, "row 1, columns 0 to 255: scale inf is not a finite number");
