@@ -44,7 +44,7 @@ static void check(enum cabe_status status, const struct cabe_error *err)
 
 static void encode(struct bench *b, const char *text, size_t bytes)
 {
-    const struct cabe_encode_options options = {1, 0};
+    const struct cabe_encode_options options = {1, 0, 1};
     struct cabe_error err;
 
     check(cabe_tokenizer_encode(b->tokenizer, text, bytes, &options, &b->encoding, &err), &err);

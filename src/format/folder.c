@@ -21,14 +21,17 @@
 #define MODULES_MAX 64u
 #define PATH_BYTES_MAX 4096u
 
-/* `later`: read when asked for. It is large, or a model may do without it, broken as it may be. */
+/*
+ * `later`: read when asked for. It is large, or a model may do without it, broken as it may be. A document that is not
+ * JSON but text is a JSON string.
+ */
 static const struct {
     const char *name;
     int later;
 } document_names[] = {
     {"config.json", 0},           {"sentence_bert_config.json", 0}, {"config_sentence_transformers.json", 0},
     {"tokenizer.json", 1},        {"tokenizer_config.json", 1},     {"special_tokens_map.json", 1},
-    {"added_tokens.json", 1},     {"generation_config.json", 1},
+    {"added_tokens.json", 1},     {"generation_config.json", 1},    {"chat_template.jinja", 1},
 };
 
 int cabe_path_is_inside(const char *path)
@@ -446,6 +449,35 @@ void cabe_folder_clear(struct cabe_source *source)
     source->n_documents = 0;
 }
 
+static enum cabe_status load_text(const struct cabe_input *in, json_t **out, struct cabe_error *err)
+{
+    enum cabe_status status;
+    char *text;
+
+    if (in->bytes > DOCUMENT_BYTES_MAX)
+        return cabe_fail(err, CABE_ERR_LIMIT, "%s: text of %llu bytes, at most %u", in->path,
+                         (unsigned long long)in->bytes, DOCUMENT_BYTES_MAX);
+    if (!(text = cabe_malloc((size_t)in->bytes)))
+        return cabe_fail(err, CABE_ERR_OOM, "%s: text of %llu bytes", in->path, (unsigned long long)in->bytes);
+    status = cabe_input_read(in, 0, in->bytes, text, err);
+    if (status == CABE_OK && !(*out = json_stringn(text, (size_t)in->bytes))) {
+        *out = json_stringn_nocheck("", 0); /* memory, or the text itself? */
+        status = *out ? cabe_fail(err, CABE_ERR_FORMAT, "%s: not UTF-8", in->path)
+                      : cabe_fail(err, CABE_ERR_OOM, "%s: text", in->path);
+        json_decref(*out);
+        *out = NULL;
+    }
+    cabe_free(text);
+    return status;
+}
+
+static int is_text(const char *name)
+{
+    size_t n = strlen(name);
+
+    return n >= 6 && strcmp(name + n - 6, ".jinja") == 0;
+}
+
 static enum cabe_status load_document(const struct cabe_source *source, size_t i, const json_t **out,
                                       struct cabe_error *err)
 {
@@ -458,7 +490,9 @@ static enum cabe_status load_document(const struct cabe_source *source, size_t i
         pthread_mutex_lock(&source->lazy->mutex);
         json = atomic_load_explicit(&source->lazy->json[i], memory_order_relaxed);
         /* Vocabularies may hold U+0000 as a token. */
-        if (!json)
+        if (!json && is_text(document->name))
+            status = load_text(in, &json, err);
+        else if (!json)
             status = cabe_input_json(in, 0, in->bytes, TOKENIZER_BYTES_MAX, JSON_ALLOW_NUL | CABE_JSON_CLAMP, "JSON",
                                      &json, err);
         atomic_store_explicit(&source->lazy->json[i], json, memory_order_release);

@@ -63,7 +63,8 @@ CABE_CHECKED enum cabe_status cabe_source_read(const struct cabe_source *source,
 
 /*
  * Fields. For GGUF: its metadata keys. For a folder: "config.json", "tokenizer.json", "tokenizer_config.json",
- * "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"... as parsed documents; absent ones are NULL.
+ * "modules.json", "1_Pooling/config.json", "sentence_bert_config.json"... as parsed documents, "chat_template.jinja"
+ * as a JSON string; absent ones are NULL.
  */
 const json_t *cabe_source_document(const struct cabe_source *source, const char *name);
 /*

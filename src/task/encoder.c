@@ -651,7 +651,7 @@ enum cabe_status cabe_encoder_encode(struct cabe_encoder *e, const struct cabe_t
                                      enum cabe_prefix prefix, float *out, uint64_t *n_tokens, struct cabe_error *err)
 {
     const struct cabe_model_config *config = cabe_encoder_config(e);
-    struct cabe_encode_options options = {config->add_special, (size_t)config->max_tokens};
+    struct cabe_encode_options options = {config->add_special, (size_t)config->max_tokens, 1};
     struct batch *b = &e->batch;
     enum cabe_status status = CABE_OK;
 

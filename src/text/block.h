@@ -13,10 +13,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "text/tokenizer.h"
 #include "text/trie.h"
 
 #define CABE_BLOCK_MAGIC 0x314b4f5445424143u /* "CABETOK1" */
-#define CABE_BLOCK_VERSION 1u
+#define CABE_BLOCK_VERSION 2u
 
 enum cabe_tokenizer_model { CABE_MODEL_WORDPIECE = 1, CABE_MODEL_UNIGRAM };
 
@@ -33,13 +34,21 @@ enum cabe_section {
     CABE_SECTION_STRINGS,      /* what steps refer to */
     CABE_SECTION_CHARSMAP,     /* sentencepiece's precompiled map, as in its file */
     CABE_SECTION_CHARACTERS,   /* u32 per code point below CABE_CHARACTERS */
+    CABE_SECTION_KINDS,        /* u8 per token: CABE_KIND_* */
+    CABE_SECTION_TEMPLATE,     /* text of the chat template */
     CABE_N_SECTIONS
 };
 
 #define CABE_FLAG_SCORES_F32 1u
 #define CABE_FLAG_BYTE_FALLBACK 2u
+#define CABE_FLAG_FIRST_SPACE 4u /* a space is put before a text, and not part of what its first token stands for */
+
+#define CABE_KIND_ADDED 1u   /* found in text before the model sees it */
+#define CABE_KIND_SPECIAL 2u /* and it is a control token, not text */
+#define CABE_KIND_BYTE 4u    /* stands for one byte, "<0x0A>" */
 
 #define CABE_SPECIALS_MAX 16
+#define CABE_ENDS_MAX 16
 #define CABE_STEPS_MAX 16
 #define CABE_WORK_PIECE_BYTES (256u << 10) /* text without a good place to cut is cut after this many bytes */
 
@@ -126,6 +135,9 @@ struct cabe_block_header {
     uint64_t truncate_tokens; /* what the source says; 0: nothing */
     uint32_t n_before, n_after;
     int32_t before[CABE_SPECIALS_MAX], after[CABE_SPECIALS_MAX]; /* special tokens around a text */
+    int32_t roles[CABE_N_TOKEN_ROLES]; /* -1: none */
+    uint32_t n_ends;
+    int32_t ends[CABE_ENDS_MAX]; /* where generating stops */
     int32_t byte_ids[256]; /* with CABE_FLAG_BYTE_FALLBACK; -1: no such token */
     struct cabe_block_section sections[CABE_N_SECTIONS];
 };
@@ -159,6 +171,9 @@ struct cabe_tokenizer {
     size_t n_normalizers, n_pretokenizers;
     const uint8_t *strings;
     const uint32_t *characters;
+    const uint8_t *kinds;
+    const char *chat_template; /* NULL: none */
+    size_t chat_template_bytes, decode_max;
     struct cabe_charsmap charsmap; /* units NULL where there is none */
     uint32_t continuing_state;     /* of the trie after the mark of a continuing piece */
     int has_continuing;

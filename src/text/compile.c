@@ -7,6 +7,15 @@
 #include "text/unicode.h"
 #include "text/work.h"
 
+struct cabe_spec cabe_spec_new(const char *name)
+{
+    struct cabe_spec spec = {.name = name, .unk_id = -1};
+
+    for (int i = 0; i < CABE_N_TOKEN_ROLES; i++)
+        spec.roles[i] = -1;
+    return spec;
+}
+
 void cabe_spec_clear(struct cabe_spec *spec)
 {
     cabe_free(spec->tokens);
@@ -196,6 +205,8 @@ static void place(struct cabe_arena *arena, const struct cabe_spec *spec, const 
         [CABE_SECTION_STRINGS] = {spec->n_strings, 1},
         [CABE_SECTION_CHARSMAP] = {spec->charsmap_bytes, 1},
         [CABE_SECTION_CHARACTERS] = {CABE_CHARACTERS, sizeof(uint32_t)},
+        [CABE_SECTION_KINDS] = {spec->n_tokens, 1},
+        [CABE_SECTION_TEMPLATE] = {spec->chat_template_bytes, 1},
     };
 
     cabe_arena_take(arena, 1, sizeof(struct cabe_block_header), 8);
@@ -250,21 +261,27 @@ static void fill_sections(const struct cabe_spec *spec, const struct parts *part
                           const uint64_t sizes[CABE_N_SECTIONS])
 {
     struct cabe_added *added = at[CABE_SECTION_ADDED];
+    uint8_t *kinds = at[CABE_SECTION_KINDS];
 
     fill_tokens(spec, at[CABE_SECTION_TOKENS], at[CABE_SECTION_TOKEN_ENDS], at[CABE_SECTION_SCORES]);
-    for (size_t i = 0; i < spec->n_added; i++)
+    for (size_t i = 0; i < spec->n_added; i++) {
         added[i] = (struct cabe_added){spec->added[i].id, spec->added[i].flags};
+        kinds[added[i].id] |=
+            (uint8_t)(CABE_KIND_ADDED | (added[i].flags & CABE_ADDED_SPECIAL ? CABE_KIND_SPECIAL : 0));
+    }
     copy(at[CABE_SECTION_TRIE], parts->trie, sizes[CABE_SECTION_TRIE]);
     copy(at[CABE_SECTION_ADDED_TRIE], parts->added_trie, sizes[CABE_SECTION_ADDED_TRIE]);
     copy(at[CABE_SECTION_NORMAL_TRIE], parts->normal_trie, sizes[CABE_SECTION_NORMAL_TRIE]);
     copy(at[CABE_SECTION_NORMALIZERS], spec->normalizers, sizes[CABE_SECTION_NORMALIZERS]);
     copy(at[CABE_SECTION_PRETOKENIZERS], spec->pretokenizers, sizes[CABE_SECTION_PRETOKENIZERS]);
     copy(at[CABE_SECTION_STRINGS], spec->strings, sizes[CABE_SECTION_STRINGS]);
+    copy(at[CABE_SECTION_TEMPLATE], spec->chat_template, sizes[CABE_SECTION_TEMPLATE]);
     copy(at[CABE_SECTION_CHARSMAP], spec->charsmap, sizes[CABE_SECTION_CHARSMAP]);
     fill_characters(spec, at[CABE_SECTION_CHARACTERS]);
 }
 
-static void fill_header(const struct cabe_spec *spec, const struct parts *parts, struct cabe_block_header *header)
+static void fill_header(const struct cabe_spec *spec, const struct parts *parts, struct cabe_block_header *header,
+                        uint8_t *kinds)
 {
     header->magic = CABE_BLOCK_MAGIC;
     header->version = CABE_BLOCK_VERSION;
@@ -283,6 +300,9 @@ static void fill_header(const struct cabe_spec *spec, const struct parts *parts,
     header->n_after = spec->n_after;
     memcpy(header->before, spec->before, sizeof header->before);
     memcpy(header->after, spec->after, sizeof header->after);
+    memcpy(header->roles, spec->roles, sizeof header->roles);
+    memcpy(header->ends, spec->ends, sizeof header->ends);
+    header->n_ends = spec->n_ends;
     for (int i = 0; i < 256; i++) {
         char name[7] = "<0x00>";
 
@@ -290,6 +310,8 @@ static void fill_header(const struct cabe_spec *spec, const struct parts *parts,
         name[4] = "0123456789ABCDEF"[i % 16];
         header->byte_ids[i] =
             spec->flags & CABE_FLAG_BYTE_FALLBACK ? cabe_trie_find(parts->trie, name, 6) : CABE_TRIE_NONE;
+        if (header->byte_ids[i] >= 0)
+            kinds[header->byte_ids[i]] |= CABE_KIND_BYTE;
     }
 }
 
@@ -308,7 +330,7 @@ static enum cabe_status lay_out(const struct cabe_spec *spec, const struct parts
                          (unsigned long long)arena.used_bytes);
     arena = (struct cabe_arena){(uint8_t *)header, 0, arena.used_bytes};
     place(&arena, spec, parts, at, sizes);
-    fill_header(spec, parts, header);
+    fill_header(spec, parts, header, at[CABE_SECTION_KINDS]);
     fill_sections(spec, parts, at, sizes);
     header->bytes = arena.used_bytes;
     for (int i = 0; i < CABE_N_SECTIONS; i++) {

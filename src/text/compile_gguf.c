@@ -254,7 +254,7 @@ enum cabe_status cabe_tokenizer_compile(const struct cabe_source *source, void *
 {
     const char *path = cabe_source_path(source);
     const json_t *document;
-    struct cabe_spec spec = {.name = path, .unk_id = -1};
+    struct cabe_spec spec = cabe_spec_new(path);
     enum cabe_status status;
 
     *block = NULL;
@@ -265,7 +265,13 @@ enum cabe_status cabe_tokenizer_compile(const struct cabe_source *source, void *
             return cabe_fail(err, status, "%s: no tokenizer.json beside the weights", path);
         if (status != CABE_OK) /* it is there and broken; the message names it */
             return status;
-        status = cabe_tokenizer_compile_json(document, "tokenizer.json", block, bytes, err);
+        spec.name = "tokenizer.json";
+        status = cabe_spec_json(&spec, document, err);
+        if (status == CABE_OK) {
+            cabe_spec_roles(&spec, source);
+            status = cabe_spec_compile(&spec, block, bytes, err);
+        }
+        cabe_spec_clear(&spec);
         return status == CABE_OK ? status : cabe_fail_in(err, status, "%s", path);
     }
     status = cabe_source_array_load(source, KEY("tokens"), err);
@@ -273,8 +279,10 @@ enum cabe_status cabe_tokenizer_compile(const struct cabe_source *source, void *
         status = CABE_OK;
     if (status == CABE_OK)
         status = read_gguf(&spec, source, err);
-    if (status == CABE_OK)
+    if (status == CABE_OK) {
+        cabe_spec_roles(&spec, source);
         status = cabe_spec_compile(&spec, block, bytes, err);
+    }
     cabe_spec_clear(&spec);
     return status;
 }

@@ -511,27 +511,36 @@ static enum cabe_status read_processor(struct cabe_spec *spec, const json_t *ite
                        "TemplateProcessing, BertProcessing, RobertaProcessing, Sequence", err);
 }
 
+enum cabe_status cabe_spec_json(struct cabe_spec *spec, const json_t *document, struct cabe_error *err)
+{
+    const json_t *max = json_object_get(json_object_get(document, "truncation"), "max_length");
+    enum cabe_status status = read_model(spec, json_object_get(document, "model"), err);
+
+    if (status == CABE_OK)
+        status = read_added(spec, json_object_get(document, "added_tokens"), err);
+    if (status == CABE_OK)
+        status = read_normalizer(spec, json_object_get(document, "normalizer"), 0, err);
+    if (status == CABE_OK)
+        status = read_pretokenizer(spec, json_object_get(document, "pre_tokenizer"), 0, err);
+    if (status == CABE_OK)
+        status = read_processor(spec, json_object_get(document, "post_processor"), 0, err);
+    if (status == CABE_OK && json_is_integer(max) && json_integer_value(max) > 0)
+        spec->truncate_tokens = (uint64_t)json_integer_value(max);
+    return status;
+}
+
 enum cabe_status cabe_tokenizer_compile_json(const json_t *document, const char *name, void **block, size_t *bytes,
                                              struct cabe_error *err)
 {
-    struct cabe_spec spec = {.name = name, .unk_id = -1};
-    const json_t *max = json_object_get(json_object_get(document, "truncation"), "max_length");
-    enum cabe_status status = read_model(&spec, json_object_get(document, "model"), err);
+    struct cabe_spec spec = cabe_spec_new(name);
+    enum cabe_status status = cabe_spec_json(&spec, document, err);
 
     *block = NULL;
     *bytes = 0;
-    if (status == CABE_OK)
-        status = read_added(&spec, json_object_get(document, "added_tokens"), err);
-    if (status == CABE_OK)
-        status = read_normalizer(&spec, json_object_get(document, "normalizer"), 0, err);
-    if (status == CABE_OK)
-        status = read_pretokenizer(&spec, json_object_get(document, "pre_tokenizer"), 0, err);
-    if (status == CABE_OK)
-        status = read_processor(&spec, json_object_get(document, "post_processor"), 0, err);
-    if (status == CABE_OK && json_is_integer(max) && json_integer_value(max) > 0)
-        spec.truncate_tokens = (uint64_t)json_integer_value(max);
-    if (status == CABE_OK)
+    if (status == CABE_OK) {
+        cabe_spec_roles(&spec, NULL);
         status = cabe_spec_compile(&spec, block, bytes, err);
+    }
     cabe_spec_clear(&spec);
     return status;
 }

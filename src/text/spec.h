@@ -48,8 +48,14 @@ struct cabe_spec {
     uint64_t truncate_tokens;
     int32_t before[CABE_SPECIALS_MAX], after[CABE_SPECIALS_MAX];
     uint32_t n_before, n_after;
+    int32_t roles[CABE_N_TOKEN_ROLES]; /* -1: none */
+    int32_t ends[CABE_ENDS_MAX];
+    uint32_t n_ends;
+    const char *chat_template;
+    size_t chat_template_bytes;
 };
 
+struct cabe_spec cabe_spec_new(const char *name);
 void cabe_spec_clear(struct cabe_spec *spec);
 /* tokens[id], with the array grown as needed; an id far beyond what the file can hold is refused. */
 CABE_CHECKED enum cabe_status cabe_spec_token(struct cabe_spec *spec, int64_t id, struct cabe_spec_token **token,
@@ -62,6 +68,11 @@ CABE_CHECKED enum cabe_status cabe_spec_special(struct cabe_spec *spec, int is_a
                                                 struct cabe_error *err);
 /* The id of a token of the model by its text, or -1; linear. */
 int32_t cabe_spec_find(const struct cabe_spec *spec, const char *text, size_t bytes);
+
+/* Tokens with a meaning and the chat template, as a GGUF or a folder's configurations say; absent ones are none. */
+void cabe_spec_roles(struct cabe_spec *spec, const struct cabe_source *source);
+/* Reads a parsed tokenizer.json. */
+CABE_CHECKED enum cabe_status cabe_spec_json(struct cabe_spec *spec, const json_t *document, struct cabe_error *err);
 
 CABE_CHECKED enum cabe_status cabe_spec_compile(struct cabe_spec *spec, void **block, size_t *bytes,
                                                 struct cabe_error *err);

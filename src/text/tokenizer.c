@@ -97,6 +97,14 @@ static int ids_are_sound(const struct cabe_block_header *header)
     for (uint32_t i = 0; i < header->n_after; i++)
         if (!is_id(header, header->after[i]))
             return 0;
+    for (int i = 0; i < CABE_N_TOKEN_ROLES; i++)
+        if (header->roles[i] != -1 && !is_id(header, header->roles[i]))
+            return 0;
+    if (header->n_ends > CABE_ENDS_MAX)
+        return 0;
+    for (uint32_t i = 0; i < header->n_ends; i++)
+        if (!is_id(header, header->ends[i]))
+            return 0;
     for (int i = 0; i < 256; i++)
         if (header->byte_ids[i] != -1 && !is_id(header, header->byte_ids[i]))
             return 0;
@@ -106,7 +114,7 @@ static int ids_are_sound(const struct cabe_block_header *header)
 static enum cabe_status open_tokens(struct cabe_tokenizer *t, const char *name, struct cabe_error *err)
 {
     const struct cabe_block_header *header = t->header;
-    size_t text_bytes, ends_bytes, score_bytes, trie_bytes, wanted;
+    size_t text_bytes, ends_bytes, score_bytes, trie_bytes, kind_bytes, wanted;
     uint32_t before = 0, ordered = 1;
     const void *scores;
 
@@ -120,8 +128,15 @@ static enum cabe_status open_tokens(struct cabe_tokenizer *t, const char *name, 
         return damaged(name, "size of the token table", err);
     for (uint32_t i = 0; i < header->n_tokens; i++) {
         ordered &= before <= t->token_ends[i];
+        if (t->token_ends[i] - before > t->decode_max)
+            t->decode_max = t->token_ends[i] - before;
         before = t->token_ends[i];
     }
+    t->kinds = section(header, CABE_SECTION_KINDS, &kind_bytes);
+    if (kind_bytes != header->n_tokens)
+        return damaged(name, "size of the table of kinds", err);
+    t->decode_max += header->model == CABE_MODEL_WORDPIECE; /* the space before a word */
+    t->chat_template = section(header, CABE_SECTION_TEMPLATE, &t->chat_template_bytes);
     if (!ordered || before > text_bytes)
         return damaged(name, "order of the token table", err);
     if (!t->trie || trie_bytes % sizeof *t->trie != 0 ||
@@ -387,4 +402,35 @@ size_t cabe_tokenizer_truncation(const struct cabe_tokenizer *tokenizer)
 size_t cabe_tokenizer_n_special(const struct cabe_tokenizer *tokenizer)
 {
     return tokenizer->header->n_before + tokenizer->header->n_after;
+}
+
+int32_t cabe_tokenizer_special(const struct cabe_tokenizer *tokenizer, enum cabe_token_role role)
+{
+    return (unsigned)role < CABE_N_TOKEN_ROLES ? tokenizer->header->roles[role] : -1;
+}
+
+int cabe_tokenizer_is_end(const struct cabe_tokenizer *tokenizer, int32_t id)
+{
+    for (uint32_t i = 0; i < tokenizer->header->n_ends; i++)
+        if (tokenizer->header->ends[i] == id)
+            return 1;
+    return 0;
+}
+
+int cabe_tokenizer_is_special(const struct cabe_tokenizer *tokenizer, int32_t id)
+{
+    return is_id(tokenizer->header, id) && (tokenizer->kinds[id] & CABE_KIND_SPECIAL) != 0;
+}
+
+int cabe_tokenizer_adds_bos(const struct cabe_tokenizer *tokenizer)
+{
+    const struct cabe_block_header *header = tokenizer->header;
+
+    return header->n_before > 0 && header->before[0] == header->roles[CABE_TOKEN_BOS];
+}
+
+const char *cabe_tokenizer_chat_template(const struct cabe_tokenizer *tokenizer, size_t *bytes)
+{
+    *bytes = tokenizer->chat_template_bytes;
+    return tokenizer->chat_template;
 }

@@ -27,7 +27,7 @@ static void require(int holds)
 
 static void encode(const struct cabe_tokenizer *tokenizer, const char *text, size_t bytes)
 {
-    struct cabe_encode_options options = {1, 0};
+    struct cabe_encode_options options = {1, 0, 1};
     struct cabe_encoding encoding = {0};
     struct cabe_error err;
 

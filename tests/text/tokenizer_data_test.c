@@ -60,7 +60,7 @@ static void close_model(struct opened *o)
 
 static void encode(struct opened *o, const char *text, size_t bytes, int add_special, size_t max)
 {
-    struct cabe_encode_options options = {add_special, max};
+    struct cabe_encode_options options = {add_special, max, 1};
     struct cabe_error err = {0};
 
     if (cabe_tokenizer_encode(o->tokenizer, text, bytes, &options, &o->encoding, &err) != CABE_OK)

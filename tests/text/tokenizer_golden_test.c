@@ -57,7 +57,7 @@ static void test_golden(void **state)
     struct cabe_tokenizer *tokenizer;
     struct cabe_encoding encoding = {0};
     struct cabe_error err = {0};
-    struct cabe_encode_options options = {1, 0};
+    struct cabe_encode_options options = {1, 0, 1};
 
     snprintf(path, sizeof path, "tests/golden/tokenizer_%s.jsonl", name);
     file = fopen(path, "rb");

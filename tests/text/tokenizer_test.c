@@ -65,7 +65,7 @@ static void close_opened(struct opened *o)
 /* `wanted`: "id:begin-end" for each token. */
 static void check(struct opened *o, const char *text, size_t max_tokens, const char *wanted)
 {
-    struct cabe_encode_options options = {1, max_tokens};
+    struct cabe_encode_options options = {1, max_tokens, 1};
     struct cabe_error err = {0};
     char found[1024] = "";
     size_t n = 0;
@@ -136,7 +136,7 @@ static void test_unigram(void **state)
 static void test_ill_formed_text(void **state)
 {
     struct opened o = open_json(wordpiece_json);
-    struct cabe_encode_options options = {1, 0};
+    struct cabe_encode_options options = {1, 0, 1};
     struct cabe_error err = {0};
 
     (void)state;
@@ -161,7 +161,7 @@ static void test_long_text_is_the_same_in_pieces(void **state)
         memcpy(text + i * n, sentence, n);
     for (int f = 0; f < 2; f++) {
         struct opened o = open_json(files[f]);
-        struct cabe_encode_options options = {0, 0};
+        struct cabe_encode_options options = {0, 0, 1};
         struct cabe_error err = {0};
         struct cabe_encoding all = {0};
         size_t period;
@@ -184,7 +184,7 @@ static void test_long_text_is_the_same_in_pieces(void **state)
 static void test_long_word_is_one_word(void **state)
 {
     struct opened o = open_json(unigram_json);
-    struct cabe_encode_options options = {0, 0};
+    struct cabe_encode_options options = {0, 0, 1};
     struct cabe_error err = {0};
     size_t n = 600000;
     char *text = malloc(n);
@@ -275,7 +275,7 @@ static void test_damaged_blocks(void **state)
 static void compile_and_encode(const json_t *document, enum cabe_status *status)
 {
     struct opened o = {0};
-    struct cabe_encode_options options = {1, 0};
+    struct cabe_encode_options options = {1, 0, 1};
     struct cabe_error err;
     static const char text[] = "hello caf\xC3\xA9 \xE4\xB8\xAD <tag> Cafe\xCC\x81s \xE3\x80\xAE\xCC\x80 [CLS]";
 
@@ -312,7 +312,7 @@ static void test_every_allocation_may_fail(void **state)
 static void test_encoding_again_allocates_nothing(void **state)
 {
     struct opened o = open_json(wordpiece_json);
-    struct cabe_encode_options options = {1, 0};
+    struct cabe_encode_options options = {1, 0, 1};
     struct cabe_error err;
     static const char text[] = "unaffable caf\xC3\xA9 \xE4\xB8\xAD <tag> \xE3\x80\xAE\xCC\x80";
     uint64_t before = 0;
