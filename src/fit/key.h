@@ -7,7 +7,7 @@
 #include "cabe/status.h"
 #include "model/model.h"
 
-#define CABE_FIT_LAYOUT_VERSION 1 /* of packed.h, the tokenizer block and the graphs' weight order together */
+#define CABE_FIT_LAYOUT_VERSION 2 /* of packed.h, the tokenizer block and the graphs' weight order together */
 #define CABE_FIT_NAME_MAX 200
 
 struct cabe_fit_key { /* hashes are below 2^63, so that every reader of GGUF integers can hold them */
