@@ -19,13 +19,13 @@
 #define CABE_BLOCK_MAGIC 0x314b4f5445424143u /* "CABETOK1" */
 #define CABE_BLOCK_VERSION 2u
 
-enum cabe_tokenizer_model { CABE_MODEL_WORDPIECE = 1, CABE_MODEL_UNIGRAM };
+enum cabe_tokenizer_model { CABE_MODEL_WORDPIECE = 1, CABE_MODEL_UNIGRAM, CABE_MODEL_BPE };
 
 enum cabe_section {
     CABE_SECTION_TOKENS,       /* text of all tokens, end to end */
     CABE_SECTION_TOKEN_ENDS,   /* u32 per token: where its text ends; it begins where the one before ends */
     CABE_SECTION_SCORES,       /* unigram: f64 per token, or f32 with CABE_FLAG_SCORES_F32 */
-    CABE_SECTION_TRIE,         /* the model's tokens */
+    CABE_SECTION_TRIE,         /* the model's tokens; not for BPE */
     CABE_SECTION_ADDED,        /* struct cabe_added, sorted as they were declared */
     CABE_SECTION_ADDED_TRIE,   /* added tokens found in the text as it is; values index CABE_SECTION_ADDED */
     CABE_SECTION_NORMAL_TRIE,  /* added tokens found in normalised text */
@@ -36,12 +36,23 @@ enum cabe_section {
     CABE_SECTION_CHARACTERS,   /* u32 per code point below CABE_CHARACTERS */
     CABE_SECTION_KINDS,        /* u8 per token: CABE_KIND_* */
     CABE_SECTION_TEMPLATE,     /* text of the chat template */
+    CABE_SECTION_WORDS,        /* BPE: struct cabe_word, the model's tokens by their bytes */
+    CABE_SECTION_MERGES,       /* BPE: struct cabe_merge, unless tokens merge by their scores */
+    CABE_SECTION_CLASSES,      /* BPE: struct cabe_classes */
+    CABE_SECTION_PAIRS,        /* BPE: a bit for every two bytes that stand side by side in some token */
     CABE_N_SECTIONS
 };
 
 #define CABE_FLAG_SCORES_F32 1u
 #define CABE_FLAG_BYTE_FALLBACK 2u
 #define CABE_FLAG_FIRST_SPACE 4u /* a space is put before a text, and not part of what its first token stands for */
+
+#define CABE_FLAG_BYTE_LEVEL 8u     /* BPE begins with bytes; otherwise with characters */
+#define CABE_FLAG_BY_SCORE 16u      /* two tokens merge where their text is a token, the best score first */
+#define CABE_FLAG_FUSE_UNK 32u      /* unknown characters side by side are one unknown token */
+#define CABE_FLAG_WHOLE_WORDS 256u  /* a word that is a token is not merged */
+#define CABE_FLAG_TRIM_OFFSETS 64u  /* offsets leave out white space at the ends of a token */
+#define CABE_FLAG_TRIM_PREFIX 128u  /* and of the first token one space less, for it was put there */
 
 #define CABE_KIND_ADDED 1u   /* found in text before the model sees it */
 #define CABE_KIND_SPECIAL 2u /* and it is a control token, not text */
@@ -83,17 +94,82 @@ enum cabe_pretokenizer {
     CABE_PRE_PUNCTUATION, /* each sign by itself */
     CABE_PRE_DIGITS,      /* runs of digits, or each with CABE_DIGITS_SINGLE */
     CABE_PRE_METASPACE,   /* spaces become `a`; words begin with it */
+    CABE_PRE_SPACES,      /* words of BPE begin with a space */
+    CABE_PRE_SPLIT,       /* by rule `number`, enum cabe_split_rule */
     CABE_N_PRETOKENIZERS
 };
 #define CABE_META_PREPEND_ALWAYS 1u
 #define CABE_META_PREPEND_FIRST 2u
 #define CABE_META_SPLIT 4u
+#define CABE_META_PREPEND_BEGIN 8u /* a text's beginning, also before a space that is there already */
+#define CABE_META_WORDS 16u        /* split between characters that no token has side by side */
 #define CABE_DIGITS_SINGLE 1u
+
+/* The regular expressions that models in use split by; see split.c. */
+enum cabe_split_rule {
+    CABE_SPLIT_GPT2 = 1,
+    CABE_SPLIT_GPT2_DIGITS, /* each digit by itself before that */
+    CABE_SPLIT_LLAMA3,
+    CABE_SPLIT_QWEN2,
+    CABE_SPLIT_QWEN35,
+    CABE_SPLIT_GPT4O,
+    CABE_SPLIT_TEKKEN,
+    CABE_SPLIT_DEEPSEEK3,
+    CABE_SPLIT_BREAK,
+    CABE_SPLIT_LETTERS,
+    CABE_SPLIT_SIGNS,
+    CABE_SPLIT_PUNCTUATION, /* and the symbols of ASCII */
+    CABE_SPLIT_LETTERS_DEEPSEEK,
+    CABE_SPLIT_SIGNS_DEEPSEEK,
+    CABE_SPLIT_CJK_DEEPSEEK,
+    CABE_SPLIT_CJK_DEEPSEEK3,
+    CABE_SPLIT_DIGIT,
+    CABE_SPLIT_DIGITS,
+    CABE_SPLIT_DIGITS3, /* one to three of them */
+    CABE_SPLIT_ASCII_DIGITS3,
+    CABE_SPLIT_LAST_SPACE,
+    CABE_N_SPLIT_RULES
+};
 
 struct cabe_step { /* of normalising or pre-tokenizing */
     uint32_t kind, flags, number;
     uint32_t a, a_bytes, b, b_bytes; /* in CABE_SECTION_STRINGS */
     uint32_t reserved;
+};
+
+/*
+ * A slot of an open hash table of tokens by their bytes. A text of up to 8 bytes is its own key; of a longer one the
+ * key is a hash. A token is `whole` where merging its text gives just this token: then no merging is needed.
+ */
+struct cabe_word {
+    uint64_t key;
+    uint32_t rank;     /* of its score, 0 the best; with CABE_WORD_WHOLE */
+    uint32_t id_bytes; /* id << 8 | its length, 255 for longer; CABE_WORD_EMPTY */
+};
+#define CABE_WORD_WHOLE 0x80000000u
+#define CABE_WORD_EMPTY UINT32_MAX
+#define CABE_PROBES_MAX 512u /* of a hash table */
+
+/* Of pairs of ids, 24 bits each, to the id that they become and the rank: left, right, rank, id end to end. */
+struct cabe_merge {
+    uint32_t word[3]; /* all bits set: empty */
+};
+
+#define CABE_CLASS_SPACE 1u
+#define CABE_CLASS_LETTER 2u
+#define CABE_CLASS_NUMBER 4u
+#define CABE_CLASS_MARK 8u
+#define CABE_CLASS_PUNCTUATION 16u
+#define CABE_CLASS_SYMBOL 32u
+#define CABE_CLASS_UPPER 64u /* Lu, Lt */
+#define CABE_CLASS_LOWER 128u
+#define CABE_CLASS_PAGES 4352u /* of 256 code points */
+
+#define CABE_PAIR_BYTES 8192u
+
+struct cabe_classes { /* of code points */
+    uint16_t pages[CABE_CLASS_PAGES]; /* which table of 256 classes a page has */
+    uint8_t classes[];
 };
 
 #define CABE_ADDED_SINGLE_WORD 1u
@@ -158,6 +234,13 @@ struct cabe_charsmap {
     struct cabe_ascii_rule ascii[128];
 };
 
+enum cabe_cut {      /* where text may be cut before a space with nothing changed */
+    CABE_CUT_NONE,
+    CABE_CUT_LETTERS, /* between words of ASCII letters */
+    CABE_CUT_WORDS,   /* between any */
+    CABE_CUT_PAIRS,   /* where no token has the character before and the space */
+};
+
 struct cabe_tokenizer {
     const struct cabe_block_header *header;
     const uint8_t *tokens;
@@ -174,10 +257,17 @@ struct cabe_tokenizer {
     const uint8_t *kinds;
     const char *chat_template; /* NULL: none */
     size_t chat_template_bytes, decode_max;
+    const struct cabe_word *words; /* of BPE, as all up to classes */
+    const struct cabe_merge *merges;
+    size_t n_words, n_merges; /* slots */
+    const struct cabe_classes *classes;
+    const uint8_t *pairs;
+    uint8_t byte_class[256]; /* of ASCII; 0 for others */
+    int32_t byte_ids[256]; /* of ASCII characters, or of bytes with CABE_FLAG_BYTE_LEVEL; -1: none */
     struct cabe_charsmap charsmap; /* units NULL where there is none */
     uint32_t continuing_state;     /* of the trie after the mark of a continuing piece */
     int has_continuing;
-    int may_cut;          /* long text may be cut before a space between two letters */
+    enum cabe_cut may_cut;         /* long text */
     uint8_t ascii_bert[128]; /* what the BERT normaliser makes of it; 0xFF: deleted */
     uint8_t ascii_bert_ready;
     uint8_t added_first[256]; /* 1: some added token of the text as it is begins so */

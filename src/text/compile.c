@@ -7,6 +7,8 @@
 #include "text/unicode.h"
 #include "text/work.h"
 
+#define TEMPLATE_BYTES_MAX (16u << 20)
+
 struct cabe_spec cabe_spec_new(const char *name)
 {
     struct cabe_spec spec = {.name = name, .unk_id = -1};
@@ -21,6 +23,7 @@ void cabe_spec_clear(struct cabe_spec *spec)
     cabe_free(spec->tokens);
     cabe_free(spec->pool);
     cabe_free(spec->added);
+    cabe_free(spec->merges);
     cabe_free(spec->strings);
     cabe_free(spec->charsmap);
     *spec = (struct cabe_spec){0};
@@ -80,7 +83,7 @@ enum cabe_status cabe_spec_step(struct cabe_spec *spec, int is_normalizer, struc
     for (size_t i = 0; i < *n; i++)
         if (steps[i].kind == step.kind &&
             (is_normalizer ? step.kind == CABE_NORM_BERT || step.kind == CABE_NORM_PRECOMPILED
-                           : step.kind == CABE_PRE_METASPACE))
+                           : step.kind == CABE_PRE_METASPACE || step.kind == CABE_PRE_SPACES))
             return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: two %s of one kind", spec->name,
                              is_normalizer ? "normalizers" : "pre_tokenizers");
     steps[(*n)++] = step;
@@ -116,6 +119,7 @@ struct parts {
     size_t n_trie, n_added_trie, n_normal_trie;
     size_t token_bytes, token_bytes_max;
     double score_min;
+    struct cabe_bpe_tables bpe;
 };
 
 static void parts_clear(struct parts *parts)
@@ -123,6 +127,19 @@ static void parts_clear(struct parts *parts)
     cabe_free(parts->trie);
     cabe_free(parts->added_trie);
     cabe_free(parts->normal_trie);
+    cabe_bpe_tables_clear(&parts->bpe);
+}
+
+static enum cabe_status build_bpe(struct cabe_spec *spec, struct parts *parts, struct cabe_error *err)
+{
+    enum cabe_status status = cabe_bpe_tables(spec, &parts->bpe, err);
+
+    for (size_t i = 0; i < spec->n_tokens; i++)
+        parts->token_bytes += spec->tokens[i].bytes;
+    parts->token_bytes_max = parts->bpe.token_bytes_max;
+    if (status == CABE_OK && parts->token_bytes > UINT32_MAX)
+        status = cabe_fail(err, CABE_ERR_LIMIT, "%s: %zu bytes of tokens", spec->name, parts->token_bytes);
+    return status;
 }
 
 static enum cabe_status build_model_trie(const struct cabe_spec *spec, struct parts *parts, struct cabe_error *err)
@@ -207,6 +224,10 @@ static void place(struct cabe_arena *arena, const struct cabe_spec *spec, const 
         [CABE_SECTION_CHARACTERS] = {CABE_CHARACTERS, sizeof(uint32_t)},
         [CABE_SECTION_KINDS] = {spec->n_tokens, 1},
         [CABE_SECTION_TEMPLATE] = {spec->chat_template_bytes, 1},
+        [CABE_SECTION_WORDS] = {parts->bpe.n_words, sizeof *parts->bpe.words},
+        [CABE_SECTION_MERGES] = {parts->bpe.n_merges, sizeof *parts->bpe.merges},
+        [CABE_SECTION_CLASSES] = {parts->bpe.classes_bytes, 1},
+        [CABE_SECTION_PAIRS] = {parts->bpe.pair_bytes, 1},
     };
 
     cabe_arena_take(arena, 1, sizeof(struct cabe_block_header), 8);
@@ -272,6 +293,10 @@ static void fill_sections(const struct cabe_spec *spec, const struct parts *part
     copy(at[CABE_SECTION_TRIE], parts->trie, sizes[CABE_SECTION_TRIE]);
     copy(at[CABE_SECTION_ADDED_TRIE], parts->added_trie, sizes[CABE_SECTION_ADDED_TRIE]);
     copy(at[CABE_SECTION_NORMAL_TRIE], parts->normal_trie, sizes[CABE_SECTION_NORMAL_TRIE]);
+    copy(at[CABE_SECTION_WORDS], parts->bpe.words, sizes[CABE_SECTION_WORDS]);
+    copy(at[CABE_SECTION_MERGES], parts->bpe.merges, sizes[CABE_SECTION_MERGES]);
+    copy(at[CABE_SECTION_CLASSES], parts->bpe.classes, sizes[CABE_SECTION_CLASSES]);
+    copy(at[CABE_SECTION_PAIRS], parts->bpe.pairs, sizes[CABE_SECTION_PAIRS]);
     copy(at[CABE_SECTION_NORMALIZERS], spec->normalizers, sizes[CABE_SECTION_NORMALIZERS]);
     copy(at[CABE_SECTION_PRETOKENIZERS], spec->pretokenizers, sizes[CABE_SECTION_PRETOKENIZERS]);
     copy(at[CABE_SECTION_STRINGS], spec->strings, sizes[CABE_SECTION_STRINGS]);
@@ -308,11 +333,25 @@ static void fill_header(const struct cabe_spec *spec, const struct parts *parts,
 
         name[3] = "0123456789ABCDEF"[i / 16];
         name[4] = "0123456789ABCDEF"[i % 16];
-        header->byte_ids[i] =
-            spec->flags & CABE_FLAG_BYTE_FALLBACK ? cabe_trie_find(parts->trie, name, 6) : CABE_TRIE_NONE;
-        if (header->byte_ids[i] >= 0)
+        if (spec->model == CABE_MODEL_BPE)
+            header->byte_ids[i] = parts->bpe.byte_ids[i];
+        else
+            header->byte_ids[i] =
+                spec->flags & CABE_FLAG_BYTE_FALLBACK ? cabe_trie_find(parts->trie, name, 6) : CABE_TRIE_NONE;
+        if (header->byte_ids[i] >= 0 && (spec->flags & CABE_FLAG_BYTE_FALLBACK))
             kinds[header->byte_ids[i]] |= CABE_KIND_BYTE;
     }
+}
+
+void cabe_block_seal(struct cabe_block_header *header)
+{
+    for (int i = 0; i < CABE_N_SECTIONS; i++) {
+        struct cabe_block_section *s = &header->sections[i];
+
+        s->checksum = cabe_block_checksum((const uint8_t *)header + s->offset, (size_t)s->bytes);
+    }
+    header->header_checksum = 0;
+    header->header_checksum = cabe_block_checksum(header, sizeof *header);
 }
 
 static enum cabe_status lay_out(const struct cabe_spec *spec, const struct parts *parts, void **block, size_t *bytes,
@@ -336,9 +375,8 @@ static enum cabe_status lay_out(const struct cabe_spec *spec, const struct parts
     for (int i = 0; i < CABE_N_SECTIONS; i++) {
         header->sections[i].bytes = sizes[i];
         header->sections[i].offset = (uint64_t)((uint8_t *)at[i] - (uint8_t *)header);
-        header->sections[i].checksum = cabe_block_checksum(at[i], (size_t)sizes[i]);
     }
-    header->header_checksum = cabe_block_checksum(header, sizeof *header);
+    cabe_block_seal(header);
     *block = header;
     *bytes = (size_t)arena.used_bytes;
     return CABE_OK;
@@ -394,13 +432,20 @@ static enum cabe_status add_normalized(const struct cabe_spec *spec, struct part
 
 static enum cabe_status check_spec(struct cabe_spec *spec, struct parts *parts, struct cabe_error *err)
 {
-    int are_f32 = 1;
+    int are_f32 = 1, has_scores = spec->model == CABE_MODEL_UNIGRAM || (spec->flags & CABE_FLAG_BY_SCORE);
 
-    if (spec->unk_id < 0 || (size_t)spec->unk_id >= spec->n_tokens)
+    if (spec->chat_template_bytes > TEMPLATE_BYTES_MAX)
+        return cabe_fail(err, CABE_ERR_LIMIT, "%s: chat template of %zu bytes, at most %u", spec->name,
+                         spec->chat_template_bytes, TEMPLATE_BYTES_MAX);
+    if (spec->n_tokens == 0)
+        return cabe_fail(err, CABE_ERR_FORMAT, "%s: no tokens", spec->name);
+    if (spec->unk_id == -1 && spec->model == CABE_MODEL_BPE)
+        ; /* it may do without */
+    else if (spec->unk_id < 0 || (size_t)spec->unk_id >= spec->n_tokens)
         return cabe_fail(err, CABE_ERR_FORMAT, "%s: unknown token %d of %zu", spec->name, spec->unk_id,
                          spec->n_tokens);
     parts->score_min = 0;
-    for (size_t i = 0, n = 0; i < spec->n_tokens && spec->model == CABE_MODEL_UNIGRAM; i++) {
+    for (size_t i = 0, n = 0; i < spec->n_tokens && has_scores; i++) {
         double score = spec->tokens[i].score;
 
         if (!spec->tokens[i].text || spec->tokens[i].is_added)
@@ -427,14 +472,20 @@ enum cabe_status cabe_spec_compile(struct cabe_spec *spec, void **block, size_t 
     for (size_t i = 0; i < spec->n_added; i++)
         normalized |= spec->added[i].flags & CABE_ADDED_NORMALIZED;
     if (status == CABE_OK)
-        status = build_model_trie(spec, &parts, err);
+        status = spec->model == CABE_MODEL_BPE ? build_bpe(spec, &parts, err) : build_model_trie(spec, &parts, err);
     if (status == CABE_OK)
         status = build_added_trie(spec, 0, NULL, &parts.added_trie, &parts.n_added_trie, err);
     if (status == CABE_OK)
         status = lay_out(spec, &parts, block, bytes, err);
     if (status == CABE_OK && normalized)
         status = add_normalized(spec, &parts, block, bytes, err);
+    if (status == CABE_OK && spec->model == CABE_MODEL_BPE)
+        status = cabe_bpe_mark_whole(*block, *bytes, spec->name, err);
     parts_clear(&parts);
+    if (status != CABE_OK) {
+        cabe_free(*block);
+        *block = NULL;
+    }
     if (status != CABE_OK)
         *bytes = 0;
     return status;

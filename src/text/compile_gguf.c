@@ -2,10 +2,9 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "text/bpe.h"
 #include "text/sentences.h"
 #include "text/spec.h"
-#include "text/tokenizer.h"
-#include "text/work.h"
 
 #define KEY(name) "tokenizer.ggml." name
 
@@ -25,11 +24,12 @@ static enum cabe_status read_tokens(struct cabe_spec *spec, const struct cabe_so
 {
     uint64_t n = 0, n_scores = 0;
     int has_scores = cabe_source_get_array(source, KEY("scores"), &n_scores);
+    int wants_scores = spec->model == CABE_MODEL_UNIGRAM || (spec->flags & CABE_FLAG_BY_SCORE);
 
     if (!cabe_source_get_array(source, KEY("tokens"), &n) || n == 0 || n > CABE_SPEC_TOKENS_MAX)
         return cabe_fail(err, CABE_ERR_FORMAT, "%s: " KEY("tokens") ": %llu tokens, wanted 1 to %u", spec->name,
                          (unsigned long long)n, CABE_SPEC_TOKENS_MAX);
-    if (spec->model == CABE_MODEL_UNIGRAM && (!has_scores || n_scores != n))
+    if (wants_scores && (!has_scores || n_scores != n))
         return cabe_fail(err, CABE_ERR_FORMAT, "%s: " KEY("scores") ": %llu, wanted %llu as of tokens", spec->name,
                          (unsigned long long)n_scores, (unsigned long long)n);
     for (uint64_t i = 0; i < n; i++) {
@@ -39,7 +39,7 @@ static enum cabe_status read_tokens(struct cabe_spec *spec, const struct cabe_so
         if (status != CABE_OK)
             return status;
         if (!cabe_source_array_string(source, KEY("tokens"), i, &token->text, &token->bytes) ||
-            (spec->model == CABE_MODEL_UNIGRAM &&
+            (wants_scores &&
              !cabe_source_array_f64(source, KEY("scores"), i, &token->score)))
             return cabe_fail(err, CABE_ERR_FORMAT, "%s: token %llu: wanted a string and a score", spec->name,
                              (unsigned long long)i);
@@ -226,6 +226,108 @@ static enum cabe_status read_unigram(struct cabe_spec *spec, const struct cabe_s
     return status;
 }
 
+/* "left right": the space is not the first character. */
+static enum cabe_status read_merges(struct cabe_spec *spec, const struct cabe_source *source, struct cabe_error *err)
+{
+    uint64_t n = 0;
+
+    if (!cabe_source_get_array(source, KEY("merges"), &n) || n >= CABE_SPEC_TOKENS_MAX)
+        return cabe_fail(err, CABE_ERR_FORMAT, "%s: " KEY("merges") ": %llu, wanted up to %u", spec->name,
+                         (unsigned long long)n, CABE_SPEC_TOKENS_MAX - 1);
+    if (!(spec->merges = cabe_calloc((size_t)n, sizeof *spec->merges)))
+        return cabe_fail(err, CABE_ERR_OOM, "%s: %llu merges", spec->name, (unsigned long long)n);
+    for (uint64_t i = 0; i < n; i++) {
+        const char *text, *space = NULL;
+        size_t bytes;
+
+        if (cabe_source_array_string(source, KEY("merges"), i, &text, &bytes) && bytes > 2)
+            space = memchr(text + 1, ' ', bytes - 1);
+        if (!space || bytes > UINT32_MAX)
+            return cabe_fail(err, CABE_ERR_FORMAT, "%s: " KEY("merges") ": %llu: wanted two tokens", spec->name,
+                             (unsigned long long)i);
+        spec->merges[i] = (struct cabe_spec_merge){text, space + 1, (uint32_t)(space - text),
+                                                   (uint32_t)(bytes - 1 - (size_t)(space - text))};
+    }
+    spec->n_merges = (size_t)n;
+    spec->first_merge_counts = 1;
+    return CABE_OK;
+}
+
+static enum cabe_status add_ends(struct cabe_spec *spec, const struct cabe_source *source, int adds_bos, int adds_eos,
+                                 struct cabe_error *err)
+{
+    int64_t bos = id_field(source, KEY("bos_token_id"), NULL, -1), eos = id_field(source, KEY("eos_token_id"), NULL, -1);
+    enum cabe_status status = CABE_OK;
+
+    cabe_source_get_bool(source, KEY("add_bos_token"), &adds_bos);
+    cabe_source_get_bool(source, KEY("add_eos_token"), &adds_eos);
+    if (adds_bos && bos >= 0)
+        status = cabe_spec_special(spec, 0, bos, err);
+    return status == CABE_OK && adds_eos && eos >= 0 ? cabe_spec_special(spec, 1, eos, err) : status;
+}
+
+static enum cabe_status read_byte_bpe(struct cabe_spec *spec, const struct cabe_source *source,
+                                      struct cabe_error *err)
+{
+    const char *name = "default";
+    size_t bytes = strlen(name);
+    const struct cabe_pre *pre;
+    enum cabe_status status;
+    int puts_space = 0;
+
+    cabe_source_get_string(source, KEY("pre"), &name, &bytes);
+    if (!(pre = cabe_pre_find(name, bytes)))
+        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: " KEY("pre") " %.*s: not supported; supported: %s",
+                         spec->name, (int)(bytes < 40 ? bytes : 40), name, cabe_pre_names);
+    spec->flags |= pre->whole_words ? CABE_FLAG_WHOLE_WORDS : 0;
+    spec->unk_id = (int32_t)id_field(source, KEY("unknown_token_id"), NULL, -1);
+    status = cabe_source_array_load(source, KEY("merges"), err);
+    if (status == CABE_OK)
+        status = read_merges(spec, source, err);
+    cabe_source_get_bool(source, KEY("add_space_prefix"), &puts_space);
+    if (status == CABE_OK && puts_space)
+        status = cabe_spec_step(
+            spec, 0, (struct cabe_step){.kind = CABE_PRE_SPACES, .flags = CABE_META_PREPEND_BEGIN}, err);
+    for (size_t i = 0; status == CABE_OK && i < CABE_SPLIT_STEPS_MAX && pre->rules[i]; i++)
+        status = cabe_spec_step(spec, 0, (struct cabe_step){.kind = CABE_PRE_SPLIT, .number = pre->rules[i]}, err);
+    return status == CABE_OK ? add_ends(spec, source, pre->adds_bos, 0, err) : status;
+}
+
+static enum cabe_status read_llama(struct cabe_spec *spec, const struct cabe_source *source, struct cabe_error *err)
+{
+    struct cabe_step marks = {.kind = CABE_NORM_REPLACE, .a_bytes = 3, .b_bytes = 1};
+    struct cabe_step spaces = {.kind = CABE_PRE_SPACES, .flags = CABE_META_WORDS};
+    int puts_space = 1;
+    enum cabe_status status = cabe_spec_string(spec, phantom_space, 3, &marks.a, err);
+
+    cabe_source_get_bool(source, KEY("add_space_prefix"), &puts_space);
+    spec->has_marks = 1;
+    spec->unk_id = (int32_t)id_field(source, KEY("unknown_token_id"), NULL, 0);
+    if (puts_space) {
+        spaces.flags |= CABE_META_PREPEND_BEGIN;
+        spec->flags |= CABE_FLAG_FIRST_SPACE;
+    }
+    if (status == CABE_OK)
+        status = cabe_spec_string(spec, " ", 1, &marks.b, err);
+    if (status == CABE_OK)
+        status = cabe_spec_step(spec, 1, marks, err);
+    if (status == CABE_OK)
+        status = cabe_spec_step(spec, 0, spaces, err);
+    return status == CABE_OK ? add_ends(spec, source, 1, 0, err) : status;
+}
+
+static const struct {
+    const char *name;
+    enum cabe_tokenizer_model model;
+    uint32_t flags;
+    enum cabe_status (*read)(struct cabe_spec *spec, const struct cabe_source *source, struct cabe_error *err);
+} readers[] = {
+    {"bert", CABE_MODEL_WORDPIECE, 0, read_bert},
+    {"t5", CABE_MODEL_UNIGRAM, 0, read_unigram},
+    {"gpt2", CABE_MODEL_BPE, CABE_FLAG_BYTE_LEVEL, read_byte_bpe},
+    {"llama", CABE_MODEL_BPE, CABE_FLAG_BY_SCORE | CABE_FLAG_BYTE_FALLBACK, read_llama},
+};
+
 static enum cabe_status read_gguf(struct cabe_spec *spec, const struct cabe_source *source, struct cabe_error *err)
 {
     const char *model = NULL;
@@ -234,19 +336,20 @@ static enum cabe_status read_gguf(struct cabe_spec *spec, const struct cabe_sour
 
     if (!cabe_source_get_string(source, KEY("model"), &model, &bytes))
         return cabe_fail(err, CABE_ERR_NOT_FOUND, "%s: no tokenizer: " KEY("model") " is absent", spec->name);
-    if (bytes == 4 && memcmp(model, "bert", 4) == 0)
-        spec->model = CABE_MODEL_WORDPIECE;
-    else if (bytes == 2 && memcmp(model, "t5", 2) == 0)
-        spec->model = CABE_MODEL_UNIGRAM;
-    else
-        return cabe_fail(err, CABE_ERR_UNSUPPORTED,
-                         "%s: " KEY("model") " %.*s: not supported; supported: bert (WordPiece), t5 (unigram)",
-                         spec->name, (int)(bytes < 40 ? bytes : 40), model);
-    status = read_tokens(spec, source, err);
-    if (status == CABE_OK)
-        status = spec->model == CABE_MODEL_WORDPIECE ? read_bert(spec, source, err)
-                                                     : read_unigram(spec, source, err);
-    return status == CABE_OK ? read_added(spec, source, err) : status;
+    for (size_t i = 0; i < sizeof readers / sizeof readers[0]; i++) {
+        if (strlen(readers[i].name) != bytes || memcmp(readers[i].name, model, bytes) != 0)
+            continue;
+        spec->model = readers[i].model;
+        spec->flags = readers[i].flags;
+        status = read_tokens(spec, source, err);
+        if (status == CABE_OK)
+            status = readers[i].read(spec, source, err);
+        return status == CABE_OK ? read_added(spec, source, err) : status;
+    }
+    return cabe_fail(err, CABE_ERR_UNSUPPORTED,
+                     "%s: " KEY("model") " %.*s: not supported; supported: gpt2 (byte-level BPE), llama "
+                     "(SentencePiece BPE), bert (WordPiece), t5 (unigram)",
+                     spec->name, (int)(bytes < 40 ? bytes : 40), model);
 }
 
 enum cabe_status cabe_tokenizer_compile(const struct cabe_source *source, void **block, size_t *bytes,

@@ -2,11 +2,10 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "text/bpe.h"
 #include "text/sentences.h"
 #include "text/spec.h"
-#include "text/tokenizer.h"
 #include "text/unicode.h"
-#include "text/work.h"
 
 #define NESTING_MAX 8
 
@@ -45,12 +44,12 @@ static enum cabe_status unsupported(const struct cabe_spec *spec, const char *fi
 
 /* ---- model ---- */
 
-static enum cabe_status read_wordpiece(struct cabe_spec *spec, const json_t *model, struct cabe_error *err)
+/* {token: id} */
+static enum cabe_status read_vocab(struct cabe_spec *spec, const json_t *model, struct cabe_error *err)
 {
     json_t *vocab = json_object_get(model, "vocab"), *value;
-    const json_t *max = json_object_get(model, "max_input_chars_per_word");
-    size_t limit = 2 * json_object_size(vocab) + 65536, bytes;
-    const char *key, *text;
+    size_t limit = 2 * json_object_size(vocab) + 65536;
+    const char *key;
     enum cabe_status status;
 
     if (!json_is_object(vocab) || json_object_size(vocab) == 0)
@@ -69,6 +68,18 @@ static enum cabe_status read_wordpiece(struct cabe_spec *spec, const json_t *mod
                              token->text, key, (long long)json_integer_value(value));
         *token = (struct cabe_spec_token){.text = key, .bytes = strlen(key)};
     }
+    return CABE_OK;
+}
+
+static enum cabe_status read_wordpiece(struct cabe_spec *spec, const json_t *model, struct cabe_error *err)
+{
+    const json_t *max = json_object_get(model, "max_input_chars_per_word");
+    enum cabe_status status = read_vocab(spec, model, err);
+    const char *text;
+    size_t bytes;
+
+    if (status != CABE_OK)
+        return status;
     text = string_or(model, "unk_token", "[UNK]", &bytes);
     spec->unk_id = cabe_spec_find(spec, text, bytes);
     if (spec->unk_id < 0)
@@ -112,6 +123,60 @@ static enum cabe_status read_unigram(struct cabe_spec *spec, const json_t *model
     return CABE_OK;
 }
 
+/* "left right", or both in an array. */
+static enum cabe_status read_merges(struct cabe_spec *spec, const json_t *merges, struct cabe_error *err)
+{
+    size_t n = json_array_size(merges);
+
+    if (!json_is_array(merges) || !(spec->merges = cabe_calloc(n, sizeof *spec->merges)))
+        return cabe_fail(err, json_is_array(merges) ? CABE_ERR_OOM : CABE_ERR_FORMAT,
+                         "%s: model.merges: wanted pairs of tokens (%zu)", spec->name, n);
+    for (size_t i = 0; i < n; i++) {
+        const json_t *item = json_array_get(merges, i);
+        const json_t *left = json_array_get(item, 0), *right = json_array_get(item, 1);
+        const char *text = json_string_value(item), *space = text ? strchr(text, ' ') : NULL;
+        struct cabe_spec_merge *merge = &spec->merges[spec->n_merges++];
+
+        if (json_array_size(item) == 2 && json_string_length(left) < UINT32_MAX &&
+            json_string_length(right) < UINT32_MAX)
+            *merge = (struct cabe_spec_merge){json_string_value(left), json_string_value(right),
+                                              (uint32_t)json_string_length(left), (uint32_t)json_string_length(right)};
+        else if (space && strlen(text) < UINT32_MAX)
+            *merge = (struct cabe_spec_merge){text, space + 1, (uint32_t)(space - text), (uint32_t)strlen(space + 1)};
+        if (merge->left_bytes == 0 || merge->right_bytes == 0)
+            return cabe_fail(err, CABE_ERR_FORMAT, "%s: model.merges[%zu]: wanted two tokens", spec->name, i);
+    }
+    return CABE_OK;
+}
+
+static enum cabe_status read_bpe(struct cabe_spec *spec, const json_t *model, struct cabe_error *err)
+{
+    static const char *const affixes[] = {"continuing_subword_prefix", "end_of_word_suffix"};
+    const char *unk = json_string_value(json_object_get(model, "unk_token"));
+    enum cabe_status status;
+
+    for (int i = 0; i < 2; i++) {
+        const char *affix = json_string_value(json_object_get(model, affixes[i]));
+
+        if (affix && *affix)
+            return unsupported(spec, affixes[i], affix, "none", err);
+    }
+    if (json_number_value(json_object_get(model, "dropout")) > 0)
+        return unsupported(spec, "model.dropout", "above 0", "none", err);
+    status = read_vocab(spec, model, err);
+    if (status != CABE_OK)
+        return status;
+    if (unk)
+        spec->unk_id = cabe_spec_find(spec, unk, strlen(unk));
+    if (bool_or(model, "byte_fallback", 0))
+        spec->flags |= CABE_FLAG_BYTE_FALLBACK;
+    if (bool_or(model, "fuse_unk", 0))
+        spec->flags |= CABE_FLAG_FUSE_UNK;
+    if (bool_or(model, "ignore_merges", 0))
+        spec->flags |= CABE_FLAG_WHOLE_WORDS;
+    return read_merges(spec, json_object_get(model, "merges"), err);
+}
+
 static enum cabe_status read_model(struct cabe_spec *spec, const json_t *model, struct cabe_error *err)
 {
     const char *type = json_string_value(json_object_get(model, "type"));
@@ -131,7 +196,11 @@ static enum cabe_status read_model(struct cabe_spec *spec, const json_t *model, 
         spec->model = CABE_MODEL_UNIGRAM;
         return read_unigram(spec, model, err);
     }
-    return unsupported(spec, "model.type", type, "WordPiece, Unigram", err);
+    if (strcmp(type, "BPE") == 0) {
+        spec->model = CABE_MODEL_BPE;
+        return read_bpe(spec, model, err);
+    }
+    return unsupported(spec, "model.type", type, "WordPiece, Unigram, BPE", err);
 }
 
 /* ---- added tokens ---- */
@@ -398,6 +467,58 @@ static enum cabe_status read_metaspace(struct cabe_spec *spec, const json_t *ite
     return status == CABE_OK ? cabe_spec_step(spec, 0, step, err) : status;
 }
 
+static enum cabe_status add_split(struct cabe_spec *spec, enum cabe_split_rule rule, struct cabe_error *err)
+{
+    if (spec->model != CABE_MODEL_BPE)
+        return unsupported(spec, "pre_tokenizer Split", "before a model other than BPE", "BPE", err);
+    return cabe_spec_step(spec, 0, (struct cabe_step){.kind = CABE_PRE_SPLIT, .number = rule}, err);
+}
+
+static enum cabe_status read_split(struct cabe_spec *spec, const json_t *item, struct cabe_error *err)
+{
+    const json_t *pattern = json_object_get(item, "pattern");
+    size_t bytes, behaviour_bytes;
+    const char *regex = string_or(pattern, "Regex", NULL, &bytes);
+    const char *behaviour = string_or(item, "behavior", "Isolated", &behaviour_bytes);
+    enum cabe_split_rule rule = regex ? cabe_split_find(regex, bytes) : 0;
+    int is_inverted = bool_or(item, "invert", 0);
+
+    if (!rule)
+        return unsupported(spec, "pre_tokenizer Split with the pattern",
+                           regex ? regex : string_or(pattern, "String", "(none)", &bytes),
+                           "those of GPT-2, GPT-4o, Llama 3, Qwen, Mistral, DeepSeek", err);
+    /* To keep what matches and to drop the rest is the same where everything matches. */
+    if (!(strcmp(behaviour, "Isolated") == 0 && !is_inverted) &&
+        !(strcmp(behaviour, "Removed") == 0 && is_inverted && rule < CABE_SPLIT_DEEPSEEK3))
+        return unsupported(spec, "pre_tokenizer Split: behavior", behaviour, "Isolated", err);
+    return add_split(spec, rule, err);
+}
+
+/* What comes after ByteLevel sees its characters, of which only ASCII is what it was. */
+static int is_ascii_split(const json_t *item)
+{
+    const char *regex = json_string_value(json_object_get(json_object_get(item, "pattern"), "Regex"));
+
+    return strcmp(type_of(item), "Split") == 0 && regex && strcmp(regex, "[0-9][0-9][0-9]") == 0;
+}
+
+static enum cabe_status read_byte_level(struct cabe_spec *spec, const json_t *item, struct cabe_error *err)
+{
+    enum cabe_status status = CABE_OK;
+
+    spec->flags |= CABE_FLAG_BYTE_LEVEL;
+    if (spec->model != CABE_MODEL_BPE)
+        return unsupported(spec, "pre_tokenizer ByteLevel", "before a model other than BPE", "BPE", err);
+    if (bool_or(item, "add_prefix_space", 1)) {
+        spec->flags |= CABE_FLAG_FIRST_SPACE;
+        status = cabe_spec_step(
+            spec, 0, (struct cabe_step){.kind = CABE_PRE_SPACES, .flags = CABE_META_PREPEND_ALWAYS}, err);
+    }
+    if (status == CABE_OK && bool_or(item, "use_regex", 1))
+        status = add_split(spec, CABE_SPLIT_GPT2, err);
+    return status;
+}
+
 static enum cabe_status read_pretokenizer(struct cabe_spec *spec, const json_t *item, int depth,
                                           struct cabe_error *err)
 {
@@ -414,6 +535,8 @@ static enum cabe_status read_pretokenizer(struct cabe_spec *spec, const json_t *
 
     if (json_is_null(item) || !item)
         return CABE_OK;
+    if ((spec->flags & CABE_FLAG_BYTE_LEVEL) && !is_ascii_split(item))
+        return unsupported(spec, "pre_tokenizer after ByteLevel:", type, "Split at [0-9][0-9][0-9]", err);
     if (strcmp(type, "Sequence") == 0 && depth < NESTING_MAX) {
         for (size_t i = 0; status == CABE_OK && i < json_array_size(list); i++)
             status = read_pretokenizer(spec, json_array_get(list, i), depth + 1, err);
@@ -425,6 +548,8 @@ static enum cabe_status read_pretokenizer(struct cabe_spec *spec, const json_t *
     if (strcmp(type, "Punctuation") == 0) {
         const char *behaviour = string_or(item, "behavior", "Isolated", &bytes);
 
+        if (strcmp(behaviour, "Contiguous") == 0 && spec->model == CABE_MODEL_BPE)
+            return add_split(spec, CABE_SPLIT_PUNCTUATION, err);
         if (strcmp(behaviour, "Isolated") != 0)
             return unsupported(spec, "pre_tokenizer Punctuation: behavior", behaviour, "Isolated", err);
         return cabe_spec_step(spec, 0, (struct cabe_step){.kind = CABE_PRE_PUNCTUATION}, err);
@@ -437,8 +562,13 @@ static enum cabe_status read_pretokenizer(struct cabe_spec *spec, const json_t *
             err);
     if (strcmp(type, "Metaspace") == 0)
         return read_metaspace(spec, item, err);
+    if (strcmp(type, "Split") == 0)
+        return read_split(spec, item, err);
+    if (strcmp(type, "ByteLevel") == 0)
+        return read_byte_level(spec, item, err);
     return unsupported(spec, "pre_tokenizer", type,
-                       "BertPreTokenizer, Whitespace, WhitespaceSplit, Punctuation, Digits, Metaspace, Sequence",
+                       "BertPreTokenizer, ByteLevel, Whitespace, WhitespaceSplit, Punctuation, Digits, Metaspace, Split, "
+                       "Sequence",
                        err);
 }
 
@@ -501,6 +631,11 @@ static enum cabe_status read_processor(struct cabe_spec *spec, const json_t *ite
             status = read_processor(spec, json_array_get(list, i), depth + 1, err);
         return status;
     }
+    if ((strcmp(type, "ByteLevel") == 0 || strcmp(type, "RobertaProcessing") == 0) &&
+        (spec->flags & CABE_FLAG_BYTE_LEVEL) && bool_or(item, "trim_offsets", 1))
+        spec->flags |= CABE_FLAG_TRIM_OFFSETS | (bool_or(item, "add_prefix_space", 1) ? CABE_FLAG_TRIM_PREFIX : 0);
+    if (strcmp(type, "ByteLevel") == 0)
+        return CABE_OK;
     if (spec->n_before + spec->n_after > 0)
         return unsupported(spec, "post_processor", "Sequence", "one processor in it", err);
     if (strcmp(type, "TemplateProcessing") == 0)
@@ -508,7 +643,7 @@ static enum cabe_status read_processor(struct cabe_spec *spec, const json_t *ite
     if (strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0)
         return read_cls_sep(spec, item, err);
     return unsupported(spec, "post_processor", type,
-                       "TemplateProcessing, BertProcessing, RobertaProcessing, Sequence", err);
+                       "TemplateProcessing, BertProcessing, RobertaProcessing, ByteLevel, Sequence", err);
 }
 
 enum cabe_status cabe_spec_json(struct cabe_spec *spec, const json_t *document, struct cabe_error *err)
@@ -522,6 +657,8 @@ enum cabe_status cabe_spec_json(struct cabe_spec *spec, const json_t *document, 
         status = read_normalizer(spec, json_object_get(document, "normalizer"), 0, err);
     if (status == CABE_OK)
         status = read_pretokenizer(spec, json_object_get(document, "pre_tokenizer"), 0, err);
+    if (status == CABE_OK && spec->model == CABE_MODEL_BPE)
+        status = cabe_spec_bpe_steps(spec, err);
     if (status == CABE_OK)
         status = read_processor(spec, json_object_get(document, "post_processor"), 0, err);
     if (status == CABE_OK && json_is_integer(max) && json_integer_value(max) > 0)

@@ -1,9 +1,9 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "text/bpe.h"
 #include "text/sentences.h"
 #include "text/unicode.h"
-#include "text/work.h"
 
 #define PIECE_WANTED (16u << 10) /* text that may be cut is taken in pieces of about this many bytes */
 #define GROWTH_MAX 16u           /* normalised bytes per byte; the worst of Unicode's own is 11 */
@@ -42,6 +42,8 @@ void cabe_encoding_clear(struct cabe_encoding *encoding)
         }
         aligned_free(&work->meta);
         cabe_free(work->nodes);
+        cabe_free(work->symbols);
+        cabe_free(work->pairs);
         cabe_free(work->pending.items);
         cabe_free(work->sorted.items);
         cabe_free(work->blocked.items);
@@ -61,11 +63,12 @@ static size_t work_bytes(const struct cabe_encode_work *work)
                   work->run[1].capacity + work->meta.capacity;
 
     return sizeof *work + text * per_byte + work->n_nodes * sizeof *work->nodes +
-           chars * sizeof *work->pending.items;
+           work->n_symbols * (sizeof *work->symbols + 3 * sizeof *work->pairs) + chars * sizeof *work->pending.items;
 }
 
 /* What one text is encoded with. */
 struct encoder {
+    int parse_special;
     const struct cabe_tokenizer *tokenizer;
     struct cabe_encode_work *work;
     struct cabe_encoding *encoding;
@@ -117,10 +120,11 @@ static void widen(struct match *m, const uint8_t *text, size_t bytes, size_t flo
 }
 
 /* The leftmost, then longest, added token from `at` on; `floor` is where the token before ended. 0: none. */
-static int find_added(const struct cabe_tokenizer *tokenizer, const struct cabe_trie_unit *trie,
-                      const uint8_t *first, const uint8_t *text, size_t bytes, size_t at, size_t floor,
-                      struct match *m)
+static int find_added(const struct encoder *e, const struct cabe_trie_unit *trie, const uint8_t *first,
+                      const uint8_t *text, size_t bytes, size_t at, size_t floor, struct match *m)
 {
+    const struct cabe_tokenizer *tokenizer = e->tokenizer;
+
     for (; at < bytes; at++) {
         uint32_t state = cabe_trie_root(trie);
         int32_t value, found = -1;
@@ -131,7 +135,7 @@ static int find_added(const struct cabe_tokenizer *tokenizer, const struct cabe_
         for (size_t i = at; i < bytes && i - at < CABE_TRIE_KEY_MAX; i++) {
             if (!cabe_trie_step(trie, &state, text[i], &value))
                 break;
-            if (value >= 0) {
+            if (value >= 0 && (e->parse_special || !(tokenizer->added[value].flags & CABE_ADDED_SPECIAL))) {
                 found = value;
                 end = i + 1;
             }
@@ -161,7 +165,7 @@ static enum cabe_status split_normalized(const struct encoder *e, const struct c
     size_t at = 0;
 
     while (status == CABE_OK && trie && at < piece->n && e->encoding->n < e->work->n_stop &&
-           find_added(e->tokenizer, trie, NULL, piece->bytes, piece->n, at, at, &m)) {
+           find_added(e, trie, NULL, piece->bytes, piece->n, at, at, &m)) {
         part = cabe_piece_part(piece, at, m.begin);
         status = cabe_pretokenize(e->tokenizer, e->work, &part, e->encoding, err);
         if (status == CABE_OK)
@@ -174,11 +178,19 @@ static enum cabe_status split_normalized(const struct encoder *e, const struct c
     return cabe_pretokenize(e->tokenizer, e->work, &part, e->encoding, err);
 }
 
+static int is_letter(uint8_t c)
+{
+    return (c | 0x20) >= 'a' && (c | 0x20) <= 'z';
+}
+
 /* A space between words: not after white space, and before a character that joins nothing to its left. */
-static int is_cut(const uint8_t *text, size_t at)
+static int is_cut(const struct cabe_tokenizer *t, const uint8_t *text, size_t at)
 {
     uint8_t before = text[at - 1], after = text[at + 1];
 
+    if (text[at] != ' ' || (t->may_cut == CABE_CUT_LETTERS && !(is_letter(before) && is_letter(after))) ||
+        (t->may_cut == CABE_CUT_PAIRS && (before >= 0x80 || cabe_pair_is_used(t, before, ' '))))
+        return 0;
     return text[at] == ' ' && before > ' ' && ((after > ' ' && after < 0x7F) || (after >= 0xE4 && after <= 0xE9));
 }
 
@@ -204,7 +216,7 @@ static size_t piece_end(const struct encoder *e, size_t at, size_t end)
         return end;
     if (e->tokenizer->may_cut)
         for (size_t i = at + PIECE_WANTED; i + 1 < (last < end ? last : end); i++)
-            if (is_cut(e->text, i))
+            if (is_cut(e->tokenizer, e->text, i))
                 return i;
     return last < end ? forced_cut(e->text, at, last) : end;
 }
@@ -212,6 +224,7 @@ static size_t piece_end(const struct encoder *e, size_t at, size_t end)
 /* Text without added tokens. */
 static enum cabe_status encode_between(const struct encoder *e, size_t begin, size_t end, struct cabe_error *err)
 {
+    e->work->segment = (uint32_t)begin;
     for (size_t at = begin; at < end && e->encoding->n < e->work->n_stop;) {
         size_t stop = piece_end(e, at, end);
         struct cabe_piece piece = {e->text + at, NULL, stop - at, (uint32_t)at};
@@ -237,7 +250,7 @@ static enum cabe_status encode_text(const struct encoder *e, struct cabe_error *
     size_t at = 0;
 
     while (status == CABE_OK && t->added_trie && e->encoding->n < e->work->n_stop &&
-           find_added(t, t->added_trie, t->added_first, e->text, e->bytes, at, at, &m)) {
+           find_added(e, t->added_trie, t->added_first, e->text, e->bytes, at, at, &m)) {
         status = encode_between(e, at, m.begin, err);
         if (status == CABE_OK)
             status = cabe_encoding_push(e->encoding, m.added->id,
@@ -245,6 +258,26 @@ static enum cabe_status encode_text(const struct encoder *e, struct cabe_error *
         at = m.end;
     }
     return status == CABE_OK ? encode_between(e, at, e->bytes, err) : status;
+}
+
+/* White space at the ends of a token is not part of what it covers, but for the space put before a text. */
+static void trim_offsets(const struct cabe_tokenizer *tokenizer, struct cabe_encoding *encoding, size_t first)
+{
+    for (size_t i = first; i < encoding->n; i++) {
+        uint32_t *begin = &encoding->begin[i], *end = &encoding->end[i], left = 0, right = 0;
+        size_t bytes;
+        const char *text = cabe_tokenizer_token(tokenizer, encoding->ids[i], &bytes);
+
+        while (left < bytes && text[left] == ' ')
+            left++;
+        while (right < bytes && text[bytes - 1 - right] == ' ')
+            right++;
+        if (left > 0 && (tokenizer->header->flags & CABE_FLAG_TRIM_PREFIX) && (i == first || *begin == 0))
+            left--;
+        *begin = *begin + left < *end ? *begin + left : *end;
+        if (*end >= right)
+            *end = *end - right > *begin ? *end - right : *begin;
+    }
 }
 
 static enum cabe_status push_specials(struct cabe_encoding *encoding, const int32_t *ids, uint32_t n,
@@ -281,7 +314,7 @@ enum cabe_status cabe_tokenizer_encode(const struct cabe_tokenizer *tokenizer, c
                                        struct cabe_error *err)
 {
     const struct cabe_block_header *header = tokenizer->header;
-    struct encoder e = {tokenizer, encoding->work, encoding, (const uint8_t *)text, bytes};
+    struct encoder e = {options->parse_special, tokenizer, encoding->work, encoding, (const uint8_t *)text, bytes};
     uint32_t n_before = options->add_special ? header->n_before : 0;
     uint32_t n_after = options->add_special ? header->n_after : 0;
     enum cabe_status status = check(tokenizer, text, bytes, options, err);
@@ -298,6 +331,8 @@ enum cabe_status cabe_tokenizer_encode(const struct cabe_tokenizer *tokenizer, c
     if (status == CABE_OK) {
         if (encoding->n > e.work->n_stop)
             encoding->n = e.work->n_stop;
+        if (header->flags & CABE_FLAG_TRIM_OFFSETS)
+            trim_offsets(tokenizer, encoding, n_before);
         status = push_specials(encoding, header->after, n_after, err);
     }
     if (status != CABE_OK)

@@ -453,6 +453,31 @@ static void strip(struct cabe_piece *piece, int left, int right)
 
 /* ---- all of them ---- */
 
+/* Characters that canonical composition leaves alone whatever stands beside them. */
+static int is_composed(uint32_t c)
+{
+    return c < 0x300 || (c >= 0x2010 && c <= 0x2027) || (c >= 0x3041 && c <= 0x3094) || cabe_char_is_unified(c) ||
+           (c >= 0xFF01 && c <= 0xFF60);
+}
+
+/* Whether it is plain, without running it, that a step leaves a piece as it is. */
+static int changes_nothing(const struct cabe_tokenizer *tokenizer, const struct cabe_step *rule,
+                           const struct cabe_piece *piece)
+{
+    if (rule->kind == CABE_NORM_REPLACE)
+        return memmem(piece->bytes, piece->n, tokenizer->strings + rule->a, rule->a_bytes) == NULL;
+    if (rule->kind != CABE_NORM_NFC)
+        return 0;
+    for (size_t at = 0, step; at < piece->n; at += step) {
+        at = ascii_end(piece->bytes, at, piece->n);
+        if (at == piece->n)
+            break;
+        if (!is_composed(cabe_utf8_get(piece->bytes + at, &step)))
+            return 0;
+    }
+    return 1;
+}
+
 static enum cabe_status run_step(const struct cabe_tokenizer *tokenizer, struct cabe_encode_work *work,
                              const struct cabe_step *rule, const struct cabe_piece *in, struct cabe_aligned *out,
                              struct cabe_error *err)
@@ -502,7 +527,7 @@ enum cabe_status cabe_normalize(const struct cabe_tokenizer *tokenizer, struct c
             strip(piece, is_first && (rule->flags & CABE_STRIP_LEFT), is_last && (rule->flags & CABE_STRIP_RIGHT));
             continue;
         }
-        if (rule->kind == CABE_NORM_PREPEND && !is_first)
+        if ((rule->kind == CABE_NORM_PREPEND && !is_first) || changes_nothing(tokenizer, rule, piece))
             continue;
         status = run_step(tokenizer, work, rule, piece, &work->text[side], err);
         if (status != CABE_OK)

@@ -1,7 +1,7 @@
 #include <string.h>
 
+#include "text/bpe.h"
 #include "text/unicode.h"
-#include "text/work.h"
 
 struct words {
     const struct cabe_tokenizer *tokenizer;
@@ -31,6 +31,17 @@ static enum cabe_status hand(const struct words *w, size_t stage, const struct c
         return CABE_OK;
     part = cabe_piece_part(piece, begin, end);
     return pass_on(w, stage, &part, err);
+}
+
+/* Of a word of BPE that is cut for speed alone: what is unknown at the end of one part goes on in the next. */
+static enum cabe_status part(const struct words *w, size_t stage, const struct cabe_piece *piece, size_t begin,
+                             size_t end, struct cabe_error *err)
+{
+    struct cabe_piece word = cabe_piece_part(piece, begin, end);
+
+    if (stage < w->tokenizer->n_pretokenizers || w->tokenizer->header->model != CABE_MODEL_BPE)
+        return pass_on(w, stage, &word, err);
+    return cabe_bpe(w->tokenizer, w->work, &word, w->encoding, err);
 }
 
 static int is_enough(const struct words *w)
@@ -159,6 +170,85 @@ static enum cabe_status metaspace(const struct words *w, size_t stage, const str
     return hand(w, stage, &marked, begin, marked.n, err);
 }
 
+/* Puts a space before [0, end) of a piece, which takes its first character's place in the text. */
+static enum cabe_status put_space(struct cabe_encode_work *work, const struct cabe_piece *piece, size_t end,
+                                  struct cabe_error *err)
+{
+    struct cabe_aligned *out = &work->meta;
+    enum cabe_status status;
+
+    out->n = 0;
+    status = cabe_aligned_reserve(out, end + 1, err);
+    if (status != CABE_OK)
+        return status;
+    out->bytes[out->n] = ' ';
+    out->align[out->n++] = cabe_piece_align(piece, 0, cabe_utf8_length(piece->bytes[0]));
+    for (size_t at = 0, step; at < end; at += step) {
+        step = cabe_utf8_length(piece->bytes[at]);
+        for (size_t i = 0; i < step; i++) {
+            out->bytes[out->n] = piece->bytes[at + i];
+            out->align[out->n++] = cabe_piece_align(piece, piece->align ? at + i : at, step);
+        }
+    }
+    return CABE_OK;
+}
+
+/* The end of a part that nothing beyond can merge with. */
+static size_t part_end(const struct cabe_tokenizer *t, const struct cabe_piece *piece, size_t at, int at_spaces)
+{
+    for (at++; at < piece->n; at++) {
+        uint8_t c = piece->bytes[at];
+
+        if ((c & 0xC0) != 0x80 && (!cabe_pair_is_used(t, piece->bytes[at - 1], c) || (at_spaces && c == ' ')))
+            break;
+    }
+    return at;
+}
+
+static enum cabe_status spaces(const struct words *w, size_t stage, const struct cabe_piece *piece,
+                               const struct cabe_step *rule, struct cabe_error *err)
+{
+    uint32_t first = cabe_piece_align(piece, 0, 0).begin;
+    int prepends = (rule->flags & CABE_META_PREPEND_BEGIN) && first == w->work->segment;
+    size_t at = rule->flags & CABE_META_WORDS ? part_end(w->tokenizer, piece, 0, rule->flags & CABE_META_SPLIT)
+                                              : piece->n;
+    enum cabe_status status;
+
+    if (piece->bytes[0] != ' ' && first != w->work->cut_at)
+        prepends |= (rule->flags & CABE_META_PREPEND_ALWAYS) ||
+                    ((rule->flags & CABE_META_PREPEND_FIRST) && first == 0);
+    w->work->was_unknown = 0;
+    if (prepends) {
+        struct cabe_piece marked;
+
+        status = put_space(w->work, piece, at, err);
+        marked = cabe_piece_of(&w->work->meta);
+        if (status == CABE_OK)
+            status = part(w, stage, &marked, 0, marked.n, err);
+    } else {
+        status = part(w, stage, piece, 0, at, err);
+    }
+    while (status == CABE_OK && at < piece->n && !is_enough(w)) {
+        size_t begin = at;
+
+        at = part_end(w->tokenizer, piece, at, rule->flags & CABE_META_SPLIT);
+        status = part(w, stage, piece, begin, at, err);
+    }
+    return status;
+}
+
+static enum cabe_status split(const struct words *w, size_t stage, const struct cabe_piece *piece,
+                              const struct cabe_step *rule, struct cabe_error *err)
+{
+    enum cabe_status status = CABE_OK;
+
+    for (size_t at = 0, end; at < piece->n && status == CABE_OK && !is_enough(w); at = end) {
+        end = cabe_split_end(w->tokenizer, (enum cabe_split_rule)rule->number, piece->bytes, at, piece->n);
+        status = hand(w, stage, piece, at, end, err);
+    }
+    return status;
+}
+
 static enum cabe_status model(const struct words *w, const struct cabe_piece *word, struct cabe_error *err)
 {
     switch ((enum cabe_tokenizer_model)w->tokenizer->header->model) {
@@ -166,6 +256,9 @@ static enum cabe_status model(const struct words *w, const struct cabe_piece *wo
         return cabe_wordpiece(w->tokenizer, word, w->encoding, err);
     case CABE_MODEL_UNIGRAM:
         return cabe_unigram(w->tokenizer, w->work, word, w->encoding, err);
+    case CABE_MODEL_BPE:
+        w->work->was_unknown = 0;
+        return cabe_bpe(w->tokenizer, w->work, word, w->encoding, err);
     }
     return cabe_fail(err, CABE_ERR_INTERNAL, "tokenizer model %u", w->tokenizer->header->model);
 }
@@ -192,6 +285,10 @@ static enum cabe_status pass_on(const struct words *w, size_t stage, const struc
         return split_classes(w, stage + 1, piece, rule, err);
     case CABE_PRE_METASPACE:
         return metaspace(w, stage + 1, piece, rule, err);
+    case CABE_PRE_SPACES:
+        return spaces(w, stage + 1, piece, rule, err);
+    case CABE_PRE_SPLIT:
+        return split(w, stage + 1, piece, rule, err);
     case CABE_N_PRETOKENIZERS:
         break;
     }

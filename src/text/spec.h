@@ -27,6 +27,11 @@ struct cabe_spec_added {
     uint32_t flags;
 };
 
+struct cabe_spec_merge {
+    const char *left, *right; /* as in the file */
+    uint32_t left_bytes, right_bytes;
+};
+
 struct cabe_spec {
     const char *name; /* in messages */
     enum cabe_tokenizer_model model;
@@ -36,6 +41,10 @@ struct cabe_spec {
     char *pool; /* text that the source does not hold in this form */
     struct cabe_spec_added *added;
     size_t n_added;
+    struct cabe_spec_merge *merges; /* of BPE, the first one first */
+    size_t n_merges;
+    int first_merge_counts; /* of two that are equal; otherwise the last */
+    int has_marks;          /* tokens of BPE have U+2581 for a space */
     struct cabe_step normalizers[CABE_STEPS_MAX], pretokenizers[CABE_STEPS_MAX];
     size_t n_normalizers, n_pretokenizers;
     char *strings; /* what steps refer to */
@@ -71,10 +80,34 @@ int32_t cabe_spec_find(const struct cabe_spec *spec, const char *text, size_t by
 
 /* Tokens with a meaning and the chat template, as a GGUF or a folder's configurations say; absent ones are none. */
 void cabe_spec_roles(struct cabe_spec *spec, const struct cabe_source *source);
+/* What of BPE's steps can be done at once is, and words are not rewritten: to be called when all steps are read. */
+CABE_CHECKED enum cabe_status cabe_spec_bpe_steps(struct cabe_spec *spec, struct cabe_error *err);
 /* Reads a parsed tokenizer.json. */
 CABE_CHECKED enum cabe_status cabe_spec_json(struct cabe_spec *spec, const json_t *document, struct cabe_error *err);
 
 CABE_CHECKED enum cabe_status cabe_spec_compile(struct cabe_spec *spec, void **block, size_t *bytes,
                                                 struct cabe_error *err);
+
+/* ---- parts of the compiled block that BPE has ---- */
+
+struct cabe_bpe_tables {
+    struct cabe_word *words;
+    struct cabe_merge *merges;
+    struct cabe_classes *classes;
+    uint8_t *pairs;
+    size_t n_words, n_merges, classes_bytes, pair_bytes; /* slots, bytes */
+    size_t token_bytes_max;
+    int32_t byte_ids[256];
+};
+
+/* Turns the spec's tokens into the bytes that they stand for, and makes the tables. */
+CABE_CHECKED enum cabe_status cabe_bpe_tables(struct cabe_spec *spec, struct cabe_bpe_tables *tables,
+                                              struct cabe_error *err);
+void cabe_bpe_tables_clear(struct cabe_bpe_tables *tables);
+/* Finds which tokens of a laid out block are whole words, and notes it there. */
+CABE_CHECKED enum cabe_status cabe_bpe_mark_whole(void *block, size_t bytes, const char *name,
+                                                  struct cabe_error *err);
+/* Makes the checksums of a block anew. */
+void cabe_block_seal(struct cabe_block_header *header);
 
 #endif

@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "text/bpe.h"
 #include "text/sentences.h"
 #include "text/unicode.h"
-#include "text/work.h"
 
 uint64_t cabe_block_checksum(const void *bytes, size_t n)
 {
@@ -108,7 +108,73 @@ static int ids_are_sound(const struct cabe_block_header *header)
     for (int i = 0; i < 256; i++)
         if (header->byte_ids[i] != -1 && !is_id(header, header->byte_ids[i]))
             return 0;
-    return is_id(header, header->unk_id);
+    return is_id(header, header->unk_id) || (header->unk_id == -1 && header->model == CABE_MODEL_BPE);
+}
+
+/* Ids below n_tokens, lengths as they are, and ranks that are not those of no merge. */
+static int words_are_sound(const struct cabe_tokenizer *t)
+{
+    uint32_t n_tokens = t->header->n_tokens, is_bad = 0;
+
+    for (size_t i = 0; i < t->n_words; i++) {
+        uint32_t id_bytes = t->words[i].id_bytes;
+
+        is_bad |= id_bytes != CABE_WORD_EMPTY && id_bytes >> 8 >= n_tokens;
+        is_bad |= (t->words[i].rank & ~CABE_WORD_WHOLE) == ~CABE_WORD_WHOLE;
+    }
+    return !is_bad && t->n_words <= UINT32_MAX;
+}
+
+static int merges_are_sound(const struct cabe_tokenizer *t)
+{
+    uint32_t n_tokens = t->header->n_tokens, is_bad = 0;
+
+    for (size_t i = 0; i < t->n_merges; i++) {
+        const struct cabe_merge *merge = &t->merges[i];
+        uint32_t is_empty = merge->word[0] == UINT32_MAX && merge->word[1] == UINT32_MAX;
+
+        is_bad |= !is_empty & (cabe_merge_id(merge) >= n_tokens);
+    }
+    return !is_bad && t->n_merges <= UINT32_MAX;
+}
+
+static int classes_are_sound(const struct cabe_tokenizer *t, size_t bytes)
+{
+    size_t n_pages = bytes > sizeof *t->classes ? (bytes - sizeof *t->classes) / 256 : 0;
+
+    for (size_t i = 0; t->classes && n_pages > 0 && i < CABE_CLASS_PAGES; i++)
+        if (t->classes->pages[i] >= n_pages)
+            return 0;
+    return t->classes && n_pages > 0;
+}
+
+static enum cabe_status open_bpe(struct cabe_tokenizer *t, const char *name, struct cabe_error *err)
+{
+    size_t word_bytes, merge_bytes, class_bytes, pair_bytes;
+
+    t->trie = NULL;
+    t->words = section(t->header, CABE_SECTION_WORDS, &word_bytes);
+    t->merges = section(t->header, CABE_SECTION_MERGES, &merge_bytes);
+    t->classes = section(t->header, CABE_SECTION_CLASSES, &class_bytes);
+    t->pairs = section(t->header, CABE_SECTION_PAIRS, &pair_bytes);
+    t->n_words = word_bytes / sizeof *t->words;
+    t->n_merges = merge_bytes / sizeof *t->merges;
+    if (t->n_words == 0 || pair_bytes != CABE_PAIR_BYTES || t->header->n_tokens >= 1u << 24)
+        return damaged(name, "size of a table", err);
+    if (!words_are_sound(t) || !merges_are_sound(t))
+        return damaged(name, "table of words or merges", err);
+    if (!classes_are_sound(t, class_bytes))
+        return damaged(name, "classes of characters", err);
+    memcpy(t->byte_ids, t->header->byte_ids, sizeof t->byte_ids);
+    for (int c = 0; c < 128; c++) {
+        uint8_t byte = (uint8_t)c;
+        const struct cabe_word *word = cabe_word_find(t, &byte, 1);
+
+        t->byte_class[c] = cabe_class_of(t->classes, byte);
+        if (!(t->header->flags & CABE_FLAG_BYTE_LEVEL))
+            t->byte_ids[c] = word ? (int32_t)(word->id_bytes >> 8) : -1;
+    }
+    return CABE_OK;
 }
 
 static enum cabe_status open_tokens(struct cabe_tokenizer *t, const char *name, struct cabe_error *err)
@@ -139,6 +205,8 @@ static enum cabe_status open_tokens(struct cabe_tokenizer *t, const char *name, 
     t->chat_template = section(header, CABE_SECTION_TEMPLATE, &t->chat_template_bytes);
     if (!ordered || before > text_bytes)
         return damaged(name, "order of the token table", err);
+    if (header->model == CABE_MODEL_BPE)
+        return open_bpe(t, name, err);
     if (!t->trie || trie_bytes % sizeof *t->trie != 0 ||
         !cabe_trie_is_sound(t->trie, trie_bytes / sizeof *t->trie, header->n_tokens))
         return damaged(name, "trie", err);
@@ -160,11 +228,20 @@ static int is_text(const struct cabe_tokenizer *t, size_t string_bytes, uint32_t
            cabe_utf8_valid((const char *)t->strings + begin, bytes) == bytes;
 }
 
+/* The steps that need tables of BPE. */
+static int is_split_sound(const struct cabe_tokenizer *t, const struct cabe_step *step)
+{
+    if (step->kind == CABE_PRE_SPLIT)
+        return t->classes && step->number > 0 && step->number < CABE_N_SPLIT_RULES;
+    return step->kind != CABE_PRE_SPACES || t->pairs;
+}
+
 static int steps_are_sound(const struct cabe_tokenizer *t, const struct cabe_step *steps, size_t n, uint32_t n_kinds,
                            size_t string_bytes)
 {
     for (size_t i = 0; i < n; i++)
         if (steps[i].kind == 0 || steps[i].kind >= n_kinds ||
+            (n_kinds == CABE_N_PRETOKENIZERS && !is_split_sound(t, &steps[i])) ||
             !is_text(t, string_bytes, steps[i].a, steps[i].a_bytes) ||
             !is_text(t, string_bytes, steps[i].b, steps[i].b_bytes))
             return 0;
@@ -283,29 +360,35 @@ static int added_spans_space(const struct cabe_tokenizer *t)
 }
 
 /*
- * Whether "word| next" may be cut at the bar with nothing changed: no normaliser looks past a single space between
+ * Where "word| next" may be cut at the bar with nothing changed: no normaliser looks past a single space between
  * ASCII letters, and the splitting into words cuts there anyway.
  */
-static int may_cut(const struct cabe_tokenizer *t)
+static enum cabe_cut may_cut(const struct cabe_tokenizer *t)
 {
-    int cuts = 0;
+    enum cabe_cut cuts = CABE_CUT_NONE, cut;
+    int by_pairs = 0;
 
     for (size_t i = 0; i < t->n_normalizers; i++) {
         const struct cabe_step *s = &t->normalizers[i];
 
         if (s->kind == CABE_NORM_REPLACE && has_space(t, s->a, s->a_bytes))
-            return 0;
+            return CABE_CUT_NONE;
         if (s->kind == CABE_NORM_REPLACE_RUN && s->number < 2 && has_space(t, s->b, s->b_bytes) == 0)
-            return 0;
+            return CABE_CUT_NONE;
     }
     for (size_t i = 0; i < t->n_pretokenizers; i++) {
         const struct cabe_step *s = &t->pretokenizers[i];
 
-        cuts |= s->kind == CABE_PRE_BERT || s->kind == CABE_PRE_WHITESPACE_SPLIT ||
-                s->kind == CABE_PRE_WHITESPACE ||
-                (s->kind == CABE_PRE_METASPACE && (s->flags & CABE_META_SPLIT));
+        if (s->kind == CABE_PRE_BERT || s->kind == CABE_PRE_WHITESPACE_SPLIT || s->kind == CABE_PRE_WHITESPACE ||
+            ((s->kind == CABE_PRE_METASPACE || s->kind == CABE_PRE_SPACES) && (s->flags & CABE_META_SPLIT)))
+            cuts = CABE_CUT_WORDS;
+        cut = s->kind == CABE_PRE_SPLIT ? cabe_split_cuts((enum cabe_split_rule)s->number) : CABE_CUT_NONE;
+        cuts = cut > cuts ? cut : cuts;
+        by_pairs |= s->kind == CABE_PRE_SPACES && (s->flags & CABE_META_WORDS);
     }
-    return cuts && !added_spans_space(t);
+    if (added_spans_space(t))
+        return CABE_CUT_NONE;
+    return cuts == CABE_CUT_NONE && by_pairs ? CABE_CUT_PAIRS : cuts;
 }
 
 static void find_continuing(struct cabe_tokenizer *t)
@@ -313,6 +396,8 @@ static void find_continuing(struct cabe_tokenizer *t)
     const struct cabe_block_header *header = t->header;
     int32_t value;
 
+    if (!t->trie)
+        return;
     t->continuing_state = cabe_trie_root(t->trie);
     t->has_continuing = 1;
     for (uint32_t i = 0; i < header->prefix_bytes && t->has_continuing; i++)
@@ -382,7 +467,15 @@ const char *cabe_tokenizer_token(const struct cabe_tokenizer *tokenizer, int32_t
 
 int32_t cabe_tokenizer_find(const struct cabe_tokenizer *tokenizer, const char *token, size_t bytes)
 {
-    int32_t id = bytes > 0 ? cabe_trie_find(tokenizer->trie, token, bytes) : -1;
+    int32_t id = -1;
+
+    if (bytes > 0 && tokenizer->trie) {
+        id = cabe_trie_find(tokenizer->trie, token, bytes);
+    } else if (bytes > 0) {
+        const struct cabe_word *word = cabe_word_find(tokenizer, (const uint8_t *)token, bytes);
+
+        id = word ? (int32_t)(word->id_bytes >> 8) : -1;
+    }
 
     for (size_t i = 0; id < 0 && bytes > 0 && i < tokenizer->n_added; i++) {
         size_t n;

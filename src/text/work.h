@@ -38,6 +38,12 @@ struct cabe_viterbi_node {
     int32_t id;
 };
 
+struct cabe_bpe_symbol { /* of a long word; symbols merge to the left */
+    uint32_t begin, end, previous, next; /* UINT32_MAX: none */
+    int32_t id, merged;                  /* merged: what it and the next become */
+    uint32_t rank;                       /* of that pair; UINT32_MAX: it does not merge */
+};
+
 struct cabe_normal_char { /* of a decomposition on its way to canonical order */
     uint32_t c;
     int32_t change;
@@ -55,9 +61,14 @@ struct cabe_encode_work {
     struct cabe_aligned meta;     /* after Metaspace */
     struct cabe_viterbi_node *nodes;
     size_t n_nodes;
+    struct cabe_bpe_symbol *symbols;
+    uint64_t *pairs; /* three per symbol */
+    size_t n_symbols;
     struct cabe_normal_chars pending, sorted, blocked;
     size_t output_max; /* bytes: a normaliser that makes more of one piece is refused */
     size_t n_stop;     /* tokens after which nothing more is wanted */
+    uint32_t segment;  /* where the text without added tokens begins that is being encoded */
+    int was_unknown;   /* the token before is the unknown one, of this word of BPE */
     uint32_t cut_at;   /* a word was cut here: what begins here begins no word; UINT32_MAX: none was */
 };
 

@@ -223,8 +223,9 @@ static void test_refusals(void **state)
 {
     (void)state;
     expect_refusal("{}", CABE_ERR_FORMAT, "model");
-    expect_refusal("{\"model\":{\"type\":\"BPE\"}}", CABE_ERR_UNSUPPORTED, "BPE");
-    expect_refusal("{\"model\":{\"vocab\":{},\"merges\":[]}}", CABE_ERR_UNSUPPORTED, "supported: WordPiece, Unigram");
+    expect_refusal("{\"model\":{\"type\":\"WordLevel\"}}", CABE_ERR_UNSUPPORTED,
+                   "WordLevel: not supported; supported: WordPiece, Unigram, BPE");
+    expect_refusal("{\"model\":{\"vocab\":{},\"merges\":[]}}", CABE_ERR_FORMAT, "vocab");
     expect_refusal("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"a\":0}}}", CABE_ERR_FORMAT, "[UNK]");
     expect_refusal("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"a\":-1}}}", CABE_ERR_FORMAT, "an id from 0");
     expect_refusal("{\"model\":{\"type\":\"WordPiece\",\"vocab\":{\"a\":99999999}}}", CABE_ERR_FORMAT, "an id from 0");
