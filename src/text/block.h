@@ -238,7 +238,7 @@ enum cabe_cut {      /* where text may be cut before a space with nothing change
     CABE_CUT_NONE,
     CABE_CUT_LETTERS, /* between words of ASCII letters */
     CABE_CUT_WORDS,   /* between any */
-    CABE_CUT_PAIRS,   /* where no token has the character before and the space */
+    CABE_CUT_PAIRS,   /* anywhere between two characters that no token has side by side */
 };
 
 struct cabe_tokenizer {
@@ -270,6 +270,7 @@ struct cabe_tokenizer {
     enum cabe_cut may_cut;         /* long text */
     uint8_t ascii_bert[128]; /* what the BERT normaliser makes of it; 0xFF: deleted */
     uint8_t ascii_bert_ready;
+    uint8_t normal_bytes[256]; /* 1: some added token of normalised text has it */
     uint8_t added_first[256]; /* 1: some added token of the text as it is begins so */
 };
 

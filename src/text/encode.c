@@ -183,13 +183,18 @@ static int is_letter(uint8_t c)
     return (c | 0x20) >= 'a' && (c | 0x20) <= 'z';
 }
 
-/* A space between words: not after white space, and before a character that joins nothing to its left. */
+/*
+ * A space between words: not after white space, and before a character that joins nothing to its left. Or any place in
+ * ASCII where nothing merges across.
+ */
 static int is_cut(const struct cabe_tokenizer *t, const uint8_t *text, size_t at)
 {
     uint8_t before = text[at - 1], after = text[at + 1];
 
-    if (text[at] != ' ' || (t->may_cut == CABE_CUT_LETTERS && !(is_letter(before) && is_letter(after))) ||
-        (t->may_cut == CABE_CUT_PAIRS && (before >= 0x80 || cabe_pair_is_used(t, before, ' '))))
+    if (t->may_cut == CABE_CUT_PAIRS)
+        return before < 0x80 && text[at] < 0x80 && t->byte_ids[before] >= 0 &&
+               !cabe_pair_is_used(t, before, text[at]) && !(t->normal_bytes[before] && t->normal_bytes[text[at]]);
+    if (t->may_cut == CABE_CUT_LETTERS && !(is_letter(before) && is_letter(after)))
         return 0;
     return text[at] == ' ' && before > ' ' && ((after > ' ' && after < 0x7F) || (after >= 0xE4 && after <= 0xE9));
 }

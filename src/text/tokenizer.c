@@ -359,11 +359,28 @@ static int added_spans_space(const struct cabe_tokenizer *t)
     return 0;
 }
 
+/* Whether what stands beside an added token of normalised text matters; notes the bytes of all of them. */
+static int added_looks_around(struct cabe_tokenizer *t)
+{
+    size_t n = (size_t)t->header->sections[CABE_SECTION_NORMAL_TRIE].bytes / sizeof *t->normal_trie;
+    int looks = 0;
+
+    for (size_t i = 1; t->normal_trie && i < n; i++) {
+        int32_t value = t->normal_trie[i].value;
+
+        if (value != CABE_TRIE_UNUSED)
+            t->normal_bytes[t->normal_trie[i].state_label & 0xFF] = 1;
+        looks |= value >= 0 && (t->added[value].flags &
+                                (CABE_ADDED_LSTRIP | CABE_ADDED_RSTRIP | CABE_ADDED_SINGLE_WORD));
+    }
+    return looks;
+}
+
 /*
  * Where "word| next" may be cut at the bar with nothing changed: no normaliser looks past a single space between
  * ASCII letters, and the splitting into words cuts there anyway.
  */
-static enum cabe_cut may_cut(const struct cabe_tokenizer *t)
+static enum cabe_cut may_cut(struct cabe_tokenizer *t)
 {
     enum cabe_cut cuts = CABE_CUT_NONE, cut;
     int by_pairs = 0;
@@ -386,9 +403,9 @@ static enum cabe_cut may_cut(const struct cabe_tokenizer *t)
         cuts = cut > cuts ? cut : cuts;
         by_pairs |= s->kind == CABE_PRE_SPACES && (s->flags & CABE_META_WORDS);
     }
-    if (added_spans_space(t))
-        return CABE_CUT_NONE;
-    return cuts == CABE_CUT_NONE && by_pairs ? CABE_CUT_PAIRS : cuts;
+    if (cuts == CABE_CUT_NONE && by_pairs)
+        return added_looks_around(t) ? CABE_CUT_NONE : CABE_CUT_PAIRS;
+    return added_spans_space(t) ? CABE_CUT_NONE : cuts;
 }
 
 static void find_continuing(struct cabe_tokenizer *t)
