@@ -1,6 +1,6 @@
 # bash completion for cabe: commands, their options, models by name, files.
 
-_cabe_commands="machine pull list show rm plan fit embed search analyze"
+_cabe_commands="machine pull list show rm plan fit embed search analyze tokenize"
 
 _cabe_options() {
     local common="--memory --threads --device --json --verbose" model="--dtype --precision --batch"
@@ -13,6 +13,7 @@ _cabe_options() {
     fit) echo "--verify --remove $model $common" ;;
     embed) echo "-i --input -o --output --prefix --rows $model $common" ;;
     search) echo "-i --input -k --top --rows $model $common" ;;
+    tokenize) echo "-i --input --ids --count --decode --special --json" ;;
     analyze) echo "--model --threshold --min-words --rows --all $model $common" ;;
     esac
 }
@@ -44,7 +45,7 @@ _cabe() {
     fi
     case $command in
     show | rm) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") ;;
-    plan | fit | embed | search) mapfile -t COMPREPLY < <(compgen -f -W "$(_cabe_models)" -- "$word") ;;
+    plan | fit | embed | search | tokenize) mapfile -t COMPREPLY < <(compgen -f -W "$(_cabe_models)" -- "$word") ;;
     machine | list) ;;
     *) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     esac

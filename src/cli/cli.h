@@ -32,6 +32,7 @@ extern const struct cabe_command cabe_cmd_fit;
 extern const struct cabe_command cabe_cmd_embed;
 extern const struct cabe_command cabe_cmd_search;
 extern const struct cabe_command cabe_cmd_analyze;
+extern const struct cabe_command cabe_cmd_tokenize;
 
 /* Set by SIGINT and SIGTERM; long work looks at it. */
 extern struct cabe_cancel cli_cancel;

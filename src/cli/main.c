@@ -16,6 +16,7 @@ static const struct cabe_command *const commands[] = {
     &cabe_cmd_embed,
     &cabe_cmd_search,
     &cabe_cmd_analyze,
+    &cabe_cmd_tokenize,
     NULL,
 };
 

@@ -60,7 +60,6 @@ static const struct {
     {"[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?"
      "[\\p{P}\\p{S}]+[\\r\\n]*|" SPACES, CABE_SPLIT_DEEPSEEK3},
     {"[\\r\\n]", CABE_SPLIT_BREAK},
-    {"[\r\n]", CABE_SPLIT_BREAK},
     {"\\s?\\p{L}+", CABE_SPLIT_LETTERS},
     {"\\s?\\p{P}+", CABE_SPLIT_SIGNS},
     {"\\s+$", CABE_SPLIT_LAST_SPACE},
@@ -72,10 +71,24 @@ static const struct {
     {"[0-9][0-9][0-9]", CABE_SPLIT_ASCII_DIGITS3},
 };
 
+/* Whether a regular expression is that one; line breaks may be themselves or written \\r and \\n. */
+static int is_regex(const char *text, size_t bytes, const char *regex)
+{
+    const char *end = text + bytes;
+
+    for (; text < end; text++) {
+        if ((*text == '\r' || *text == '\n') && regex[0] == '\\' && regex[1] == (*text == '\r' ? 'r' : 'n'))
+            regex += 2;
+        else if (*regex == 0 || *regex++ != *text)
+            return 0;
+    }
+    return *regex == 0;
+}
+
 enum cabe_split_rule cabe_split_find(const char *regex, size_t bytes)
 {
     for (size_t i = 0; i < sizeof regexes / sizeof regexes[0]; i++)
-        if (strlen(regexes[i].regex) == bytes && memcmp(regexes[i].regex, regex, bytes) == 0)
+        if (is_regex(regex, bytes, regexes[i].regex))
             return regexes[i].rule;
     return 0;
 }

@@ -269,7 +269,7 @@ static size_t sparse_end(const struct text *t, size_t at)
 
 /* ---- runs ---- */
 
-struct span {
+struct span { /* in a list, ascending */
     uint32_t first, last;
 };
 
@@ -294,10 +294,10 @@ static const struct span deepseek_letters[] = {
     {0x10C80, 0x10CB2}, {0x10CC0, 0x10CF2}, {0x118A0, 0x118DF}, {0x1E900, 0x1E943},
 };
 static const struct span deepseek_signs[] = {
-    {0x21, 0x2F}, {0x3A, 0x7E}, {0xFF01, 0xFF0F}, {0xFF1A, 0xFF5E}, {0x2018, 0x201F}, {0x3000, 0x3002},
+    {0x21, 0x2F}, {0x3A, 0x7E}, {0x2018, 0x201F}, {0x3000, 0x3002}, {0xFF01, 0xFF0F}, {0xFF1A, 0xFF5E},
 };
-static const struct span deepseek_cjk[] = {{0x4E00, 0x9FA5}, {0x800, 0x4E00}, {0xAC00, 0xD7FF}};
-static const struct span deepseek3_cjk[] = {{0x4E00, 0x9FA5}, {0x3040, 0x309F}, {0x30A0, 0x30FF}};
+static const struct span deepseek_cjk[] = {{0x800, 0x9FA5}, {0xAC00, 0xD7FF}};
+static const struct span deepseek3_cjk[] = {{0x3040, 0x30FF}, {0x4E00, 0x9FA5}};
 static const struct span ascii_digits[] = {{'0', '9'}};
 static const struct span breaks[] = {{'\n', '\n'}, {'\r', '\r'}};
 
@@ -342,8 +342,8 @@ static int is_of(const struct text *t, const struct run *run, size_t at, size_t 
     if (run->n_spans == 0)
         return 0;
     c = cabe_utf8_get(t->bytes + at, step);
-    for (size_t i = 0; i < run->n_spans; i++)
-        if (c >= run->spans[i].first && c <= run->spans[i].last)
+    for (size_t i = 0; i < run->n_spans && c >= run->spans[i].first; i++)
+        if (c <= run->spans[i].last)
             return 1;
     return 0;
 }
