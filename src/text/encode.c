@@ -265,23 +265,51 @@ static enum cabe_status encode_text(const struct encoder *e, struct cabe_error *
     return status == CABE_OK ? encode_between(e, at, e->bytes, err) : status;
 }
 
-/* White space at the ends of a token is not part of what it covers, but for the space put before a text. */
-static void trim_offsets(const struct cabe_tokenizer *tokenizer, struct cabe_encoding *encoding, size_t first)
+/* The white space that an added token took with it. */
+static void trim_added(const struct encoder *e, uint32_t *begin, uint32_t *end)
 {
+    size_t step;
+
+    while (*begin < *end && cabe_char_is_space(cabe_utf8_get(e->text + *begin, &step)))
+        *begin += (uint32_t)step;
+    while (*end > *begin) {
+        uint32_t last = *end - 1; /* and where the last character begins */
+
+        while (last > *begin && (e->text[last] & 0xC0) == 0x80)
+            last--;
+        if (!cabe_char_is_space(cabe_utf8_get(e->text + last, &step)))
+            break;
+        *end = last;
+    }
+}
+
+/* White space at the ends of a token is not part of what it covers, but for the space put before a text. */
+static void trim_offsets(const struct encoder *e, size_t first)
+{
+    struct cabe_encoding *encoding = e->encoding;
+
     for (size_t i = first; i < encoding->n; i++) {
         uint32_t *begin = &encoding->begin[i], *end = &encoding->end[i], left = 0, right = 0;
         size_t bytes;
-        const char *text = cabe_tokenizer_token(tokenizer, encoding->ids[i], &bytes);
+        const char *text = cabe_tokenizer_token(e->tokenizer, encoding->ids[i], &bytes);
 
+        if (e->tokenizer->kinds[encoding->ids[i]] & CABE_KIND_ADDED) {
+            trim_added(e, begin, end);
+            continue;
+        }
         while (left < bytes && text[left] == ' ')
             left++;
         while (right < bytes && text[bytes - 1 - right] == ' ')
             right++;
-        if (left > 0 && (tokenizer->header->flags & CABE_FLAG_TRIM_PREFIX) && (i == first || *begin == 0))
+        if (left > 0 && (e->tokenizer->header->flags & CABE_FLAG_TRIM_PREFIX) && (i == first || *begin == 0))
             left--;
-        *begin = *begin + left < *end ? *begin + left : *end;
-        if (*end >= right)
-            *end = *end - right > *begin ? *end - right : *begin;
+        /* the reference counts in characters, also where the space covers one that is none */
+        for (; left > 0 && *begin < *end; left--)
+            *begin += (uint32_t)cabe_utf8_length(e->text[*begin]);
+        for (; right > 0 && *end > *begin; right--)
+            do
+                --*end;
+            while (*end > *begin && (e->text[*end] & 0xC0) == 0x80);
     }
 }
 
@@ -337,7 +365,7 @@ enum cabe_status cabe_tokenizer_encode(const struct cabe_tokenizer *tokenizer, c
         if (encoding->n > e.work->n_stop)
             encoding->n = e.work->n_stop;
         if (header->flags & CABE_FLAG_TRIM_OFFSETS)
-            trim_offsets(tokenizer, encoding, n_before);
+            trim_offsets(&e, n_before);
         status = push_specials(encoding, header->after, n_after, err);
     }
     if (status != CABE_OK)

@@ -12,7 +12,9 @@
 #include "text/tokenizer.h"
 
 static const char *const names[] = {"wordpiece_uncased", "wordpiece_cased", "wordpiece_accents", "wordpiece_added",
-                                    "unigram_words",     "unigram_bytes",   "unigram_nfkc",      "unigram_nfd"};
+                                    "unigram_words",     "unigram_bytes",   "unigram_nfkc",      "unigram_nfd",
+                                    "bpe_gpt2",          "bpe_smollm",      "bpe_llama3",        "bpe_qwen2",
+                                    "bpe_gpt4o",         "bpe_llama",       "bpe_metaspace",     "bpe_unknown"};
 
 static json_t *next_line(FILE *file)
 {

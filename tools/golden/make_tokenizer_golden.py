@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/golden/tokenizer_*.jsonl: tiny tokenizers, texts, and what Hugging Face's tokenizers makes of them.
 
-usage: make_tokenizer_golden.py OUT      (tests/golden)
+usage: make_tokenizer_golden.py OUT [PREFIX]      (tests/golden; only files whose name begins so)
 
 Line 1 of a file is {"library", "version", "tokenizer"}, the last being a whole tokenizer.json; every further line is
 {"text", "ids", "offsets"}: one text with its special tokens, offsets in bytes of UTF-8. Needs only `tokenizers`.
@@ -25,6 +25,12 @@ Os pescadores não voltaram à praia; as mães acenderam fogueiras e esperaram p
 A canção que a avó cantava falava de um coração de pão, de um irmão distante e de três laranjas de ouro.
 The counting, the waiting, the lighting and the keeping were all there was: reading, writing, and then sleeping.
 """.strip().split("\n")
+
+# Of byte-pair encoding, before all others.
+BPE_TEXTS = [
+    "I'll don't DON'T we'VE 'sound 'S 12345 1 a1b22c333d4444", "the lamp  lamps\n\n  lamps\t\tx \n", "ABCdef XYZ's Zz/\n/",
+    "<|im_end|>the<|endoftext|>  <tag>  lamp", "a \u2581b\u2581 \u2581 c", "x\u00a0\u3000 y  \u3000z", "٣٤٥ ²³ Ⅷ½",
+]
 
 TEXTS = [
     "", " ", "   ", "\n", "a", "The keeper lit the lamp.", "the  keeper   counted", " leading and trailing ",
@@ -161,7 +167,80 @@ def sequence(kind, *items):
     return {"type": "Sequence", kind: list(items)}
 
 
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+BEFORE = r"[^\r\n\p{L}\p{N}]?"
+SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+SIGNS = r" ?[^\s\p{L}\p{N}]+"
+UPPER, LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+PATTERNS = {
+    "llama3": f"{CONTRACTIONS}|{BEFORE}\\p{{L}}+|\\p{{N}}{{1,3}}|{SIGNS}[\\r\\n]*|{SPACES}",
+    "qwen2": f"{CONTRACTIONS}|{BEFORE}\\p{{L}}+|\\p{{N}}|{SIGNS}[\\r\\n]*|{SPACES}",
+    "gpt4o": f"{BEFORE}{UPPER}*{LOWER}+{CONTRACTIONS}?|{BEFORE}{UPPER}+{LOWER}*{CONTRACTIONS}?|\\p{{N}}{{1,3}}|"
+             f"{SIGNS}[\\r\\n/]*|{SPACES}",
+}
+
+
+def byte_bpe(pre_tokenizer, normalizer=None, trim=False, ignore_merges=False):
+    """Trained without any splitting, so that merges reach over the places where text is to be split."""
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=["<|endoftext|>", "<|im_end|>"], show_progress=False,
+                                  initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tok.train_from_iterator(CORPUS + ["don't I'll we've 123 1,000 3.14", "a  b   c\n\nd"] * 2, trainer)
+    model = json.loads(tok.to_str())["model"]
+    model["vocab"]["Ġlamps"] = len(model["vocab"])  # no merges lead to it
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [added(s, i, special=True) for i, s in enumerate(("<|endoftext|>", "<|im_end|>"))]
+        + [added("<tag>", len(model["vocab"]), rstrip=True)],
+        "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
+        "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": trim, "use_regex": True},
+        "decoder": None, "model": model | {"ignore_merges": ignore_merges},
+    }
+
+
+def spm_bpe(normalizer, pre_tokenizer, byte_fallback=True):
+    tok = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=byte_fallback))
+    tok.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    specials = ["<unk>", "<s>", "</s>"] + ([f"<0x{byte:02X}>" for byte in range(256)] if byte_fallback else [])
+    trainer = trainers.BpeTrainer(vocab_size=600 if byte_fallback else 300, special_tokens=specials, show_progress=False)
+    tok.train_from_iterator(CORPUS, trainer)
+    model = json.loads(tok.to_str())["model"]
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": [added(s, i, special=True, normalized=i == 0) for i, s in enumerate(specials[:3])],
+        "normalizer": normalizer, "pre_tokenizer": pre_tokenizer, "decoder": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+        "model": model,
+    }
+
+
+def bpe_files():
+    plain = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    gpt2 = plain | {"use_regex": True}
+    meta = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+
+    def split(name):
+        pattern = {"type": "Split", "pattern": {"Regex": PATTERNS[name]}, "behavior": "Isolated", "invert": False}
+        return sequence("pretokenizers", pattern, plain)
+
+    yield "bpe_gpt2", byte_bpe(gpt2 | {"add_prefix_space": True}, trim=True)
+    yield "bpe_smollm", byte_bpe(sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, gpt2))
+    yield "bpe_llama3", byte_bpe(split("llama3"), ignore_merges=True)
+    yield "bpe_qwen2", byte_bpe(split("qwen2"), normalizer={"type": "NFC"})
+    yield "bpe_gpt4o", byte_bpe(split("gpt4o"))
+    yield "bpe_llama", spm_bpe(sequence("normalizers", {"type": "Prepend", "prepend": "▁"},
+                                        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}), None)
+    yield "bpe_metaspace", spm_bpe(None, meta)
+    yield "bpe_unknown", spm_bpe(None, meta | {"prepend_scheme": "always", "split": True}, byte_fallback=False)
+
+
 def tokenizer_files():
+    yield from bpe_files()
     meta = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
     mapped = {"type": "Precompiled", "precompiled_charsmap": charsmap()}
     bert = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
@@ -189,11 +268,13 @@ def tokenizer_files():
 def main():
     out = pathlib.Path(sys.argv[1])
     for name, document in tokenizer_files():
+        if not name.startswith(sys.argv[2] if len(sys.argv) > 2 else ""):
+            continue
         tok = Tokenizer.from_str(json.dumps(document))
         with open(out / f"tokenizer_{name}.jsonl", "w", encoding="utf-8") as file:
             head = {"library": "tokenizers", "version": tokenizers.__version__, "tokenizer": document}
             file.write(json.dumps(head, ensure_ascii=False) + "\n")
-            for text in TEXTS:
+            for text in BPE_TEXTS + TEXTS if name.startswith("bpe") else TEXTS:
                 encoding = tok.encode(text)
                 starts = [0]
                 for char in text:
