@@ -62,9 +62,9 @@ struct cabe_token_logprob {
 
 struct cabe_sampled {
     int32_t token;
-    int32_t n_kept;                                     /* tokens that could have been drawn; 1 when greedy */
-    float logprob;                                      /* NAN unless n_logprobs >= 0 */
-    int32_t n_top;                                      /* min(n_logprobs, n_vocab), or 0 */
+    int32_t n_kept; /* tokens that could have been drawn; 1 when greedy */
+    float logprob;  /* NAN unless n_logprobs >= 0 */
+    int32_t n_top;  /* as many as n_logprobs, or as have a logit above -infinity */
     struct cabe_token_logprob top[CABE_SAMPLE_TOP_MAX]; /* descending */
 };
 
