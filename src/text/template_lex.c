@@ -141,6 +141,9 @@ static int lex_data(struct tpl_lexer *l, struct tpl_lexed *out, int *found)
 
 static int lex_raw(struct tpl_lexer *l, struct tpl_lexed *out)
 {
+    *out = (struct tpl_lexed){.token = TPL_T_END, .at = l->at};
+    if (l->at >= l->n) /* as the reference has it */
+        return 1;
     for (size_t at = l->at; at + 1 < l->n; at++) {
         char sign, end_sign;
         size_t end;

@@ -284,12 +284,7 @@ static int split_at_space(struct tpl_run *run, const struct tpl_value *text, int
             return 1;
         begin = at;
         if (n_max >= 0 && (int64_t)list->n >= n_max)
-            return add_part(run, list, &room, text, begin,
-                            begin + cabe_tpl_strip(&(struct tpl_value){.kind = TPL_TEXT,
-                                                                       .s = text->s + begin,
-                                                                       .n = (uint32_t)(text->n - begin)},
-                                                   NULL, TPL_RIGHT)
-                                        .n);
+            return add_part(run, list, &room, text, begin, text->n);
         while (at < text->n && !cabe_tpl_is_space(cabe_tpl_code(text->s, text->n, at, &bytes)))
             at += bytes;
         if (!add_part(run, list, &room, text, begin, at))
@@ -316,10 +311,8 @@ static int rsplit_at_space(struct tpl_run *run, const struct tpl_value *text, in
     while (rest.n > 0) {
         size_t begin = rest.n, bytes;
 
-        if (n_max >= 0 && (int64_t)list->n >= n_max) {
-            rest = cabe_tpl_strip(&rest, NULL, TPL_LEFT);
+        if (n_max >= 0 && (int64_t)list->n >= n_max)
             begin = 0;
-        }
         while (begin > 0) {
             size_t last = before(rest.s, begin);
 
@@ -820,8 +813,10 @@ static int read_count(const struct tpl_value *s, size_t *at)
 {
     int n = -1;
 
-    while (*at < s->n && s->s[*at] >= '0' && s->s[*at] <= '9' && n < 100000)
-        n = (n < 0 ? 0 : n * 10) + (s->s[(*at)++] - '0');
+    while (*at < s->n && s->s[*at] >= '0' && s->s[*at] <= '9') {
+        n = n > 100000000 ? n : (n < 0 ? 0 : n * 10) + (s->s[*at] - '0');
+        ++*at;
+    }
     return n;
 }
 
