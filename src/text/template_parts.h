@@ -387,8 +387,23 @@ int cabe_tpl_check_args(struct tpl_run *run, const struct tpl_args *args, const 
                         const char *const *names);
 int cabe_tpl_filter(struct tpl_run *run, const struct tpl_value *name, const struct tpl_value *input,
                     const struct tpl_args *args, struct tpl_value *out);
+
+/* template_is.c */
 int cabe_tpl_test(struct tpl_run *run, const struct tpl_value *name, const struct tpl_value *input,
                   const struct tpl_args *args, int *holds);
+
+/* template_operator.c; `op`: a token */
+int cabe_tpl_int_operation(struct tpl_run *run, uint32_t op, int64_t a, int64_t b, struct tpl_value *out);
+int cabe_tpl_binary(struct tpl_run *run, uint32_t op, const struct tpl_value *a, const struct tpl_value *b,
+                    struct tpl_value *out);
+int cabe_tpl_compare(struct tpl_run *run, uint32_t op, const struct tpl_value *a, const struct tpl_value *b,
+                     int *holds);
+
+/* template_call.c */
+int cabe_tpl_eval_args(struct tpl_run *run, struct tpl_scope *scope, const struct tpl_node *nodes,
+                       struct tpl_args *args);
+int cabe_tpl_call(struct tpl_run *run, const struct tpl_value *callee, const struct tpl_args *args,
+                  struct tpl_value *out);
 
 /* template_run.c */
 int cabe_tpl_attribute(struct tpl_run *run, const struct tpl_value *of, const struct tpl_value *name,
@@ -396,10 +411,6 @@ int cabe_tpl_attribute(struct tpl_run *run, const struct tpl_value *of, const st
 int cabe_tpl_item(struct tpl_run *run, const struct tpl_value *of, const struct tpl_value *index,
                   struct tpl_value *out);
 int cabe_tpl_eval(struct tpl_run *run, struct tpl_scope *scope, const struct tpl_node *node,
-                  struct tpl_value *out);
-int cabe_tpl_eval_args(struct tpl_run *run, struct tpl_scope *scope, const struct tpl_node *nodes,
-                       struct tpl_args *args);
-int cabe_tpl_call(struct tpl_run *run, const struct tpl_value *callee, const struct tpl_args *args,
                   struct tpl_value *out);
 int cabe_tpl_assign(struct tpl_run *run, struct tpl_scope *scope, uint32_t id, const struct tpl_value *value);
 const struct tpl_value *cabe_tpl_look(const struct tpl_scope *scope, uint32_t id); /* or NULL */

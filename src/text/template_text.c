@@ -5,7 +5,6 @@
 #include <unicode/ucasemap.h>
 #include <unicode/uchar.h>
 
-#include "base/memory.h"
 #include "base/utf8.h"
 #include "text/template_parts.h"
 

@@ -1,5 +1,4 @@
 /* What templates compute with: Python's values, as far as templates meet them. */
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
