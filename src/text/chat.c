@@ -12,7 +12,7 @@ struct cabe_chat {
 };
 
 /* Both are templates of ours, so that marks and limits are those of all the others. */
-static const char chatml[] = "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+static const char chatml[] = "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message.role }}\n"
                              "{{ message.content }}<|im_end|>\n"
                              "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 static const char plain[] =

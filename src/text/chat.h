@@ -29,8 +29,9 @@ enum cabe_chat_kind { CABE_CHAT_TEMPLATE, CABE_CHAT_CHATML, CABE_CHAT_PLAIN };
 struct cabe_chat_config { /* what the model's files say; NULL: nothing */
     const char *chat_template;
     size_t template_bytes;
-    const char *bos_token, *eos_token, *unk_token, *pad_token; /* texts of these tokens */
-    int has_im_start;                                          /* the vocabulary has <|im_start|> */
+    /* Texts of these tokens. Without a template the prompt begins with bos_token where there is one. */
+    const char *bos_token, *eos_token, *unk_token, *pad_token;
+    int has_im_start; /* the vocabulary has <|im_start|> */
 };
 
 struct cabe_chat_message {

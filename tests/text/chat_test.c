@@ -55,7 +55,7 @@ static void test_kinds(void **state)
     cabe_chat_close(chat);
     config.has_im_start = 1;
     renders(&config, NULL,
-            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi <|im_end|> there<|im_end|>\n"
+            "<s><|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nHi <|im_end|> there<|im_end|>\n"
             "<|im_start|>assistant\n");
     config.chat_template = template;
     config.template_bytes = strlen(template);
