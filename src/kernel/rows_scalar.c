@@ -104,7 +104,8 @@ static void narrow_q8_0(const float *in, uint8_t *out, int64_t n_blocks)
         for (int i = 0; i < BLOCK; i++) {
             float q = roundf(in[i] * inverse);
 
-            /* 1/d is infinite or coarse where d is subnormal; such a block has an f16 scale of 0 anyway */
+            /* 1/d is infinite or coarse where d is subnormal; such a block has an f16 scale of 0
+             * anyway */
             out[2 + i] = (uint8_t)(int8_t)(q > 127.0f ? 127.0f : q > -127.0f ? q : -127.0f);
         }
     }
@@ -132,7 +133,8 @@ static void narrow_q4_0(const float *in, uint8_t *out, int64_t n_blocks)
         inverse = d != 0.0f ? 1.0f / d : 0.0f;
         store_u16(out, cabe_f32_to_f16(d));
         for (int i = 0; i < BLOCK / 2; i++)
-            out[2 + i] = (uint8_t)(nibble(in[i] * inverse) | nibble(in[i + BLOCK / 2] * inverse) << 4);
+            out[2 + i] =
+                (uint8_t)(nibble(in[i] * inverse) | nibble(in[i + BLOCK / 2] * inverse) << 4);
     }
 }
 
@@ -202,15 +204,17 @@ static void norm_row(enum cabe_norm norm, float eps, const float *x, const float
         square += ((double)out[i] - mean) * ((double)out[i] - mean);
     inverse = 1.0 / sqrt(square / (double)c + (double)eps);
     for (int64_t i = 0; i < c; i++)
-        out[i] =
-            (float)(((double)out[i] - mean) * inverse * (double)gamma[i] + (beta ? (double)beta[i] : 0.0));
+        out[i] = (float)(((double)out[i] - mean) * inverse * (double)gamma[i] +
+                         (beta ? (double)beta[i] : 0.0));
 }
 
-static void norm(enum cabe_norm kind, float eps, const float *x, const float *residual, const float *gamma,
-                 const float *beta, float *out, int64_t c, int64_t begin, int64_t end)
+static void norm(enum cabe_norm kind, float eps, const float *x, const float *residual,
+                 const float *gamma, const float *beta, float *out, int64_t c, int64_t begin,
+                 int64_t end)
 {
     for (int64_t t = begin; t < end; t++)
-        norm_row(kind, eps, x + t * c, residual ? residual + t * c : NULL, gamma, beta, out + t * c, c);
+        norm_row(kind, eps, x + t * c, residual ? residual + t * c : NULL, gamma, beta, out + t * c,
+                 c);
 }
 
 static double act_one(enum cabe_act act, double x)
@@ -238,6 +242,12 @@ static void act(enum cabe_act kind, const float *x, float *out, int64_t n)
         out[i] = (float)act_one(kind, (double)x[i]);
 }
 
+static void glu(enum cabe_act kind, const float *gate, const float *up, float *out, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++)
+        out[i] = (float)(act_one(kind, (double)gate[i]) * (double)up[i]);
+}
+
 static void add(const float *a, const float *b, float *out, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
@@ -250,8 +260,9 @@ static void mul(const float *a, const float *b, float *out, int64_t n)
         out[i] = a[i] * b[i];
 }
 
-static void gather(enum cabe_dtype dtype, const void *table, int64_t v, int64_t c, const int32_t *ids,
-                   const float *row_scale, float *out, int64_t begin, int64_t end)
+static void gather(enum cabe_dtype dtype, const void *table, int64_t v, int64_t c,
+                   const int32_t *ids, const float *row_scale, float *out, int64_t begin,
+                   int64_t end)
 {
     uint64_t row_bytes = cabe_dtype_bytes(dtype, c);
 
@@ -276,8 +287,8 @@ static void pool_mean(const float *x, const float *weight, int64_t n, int64_t c,
         out[i] /= (float)n;
 }
 
-static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets, const float *row_weight,
-                 int64_t c, float *out, int64_t begin, int64_t end)
+static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets,
+                 const float *row_weight, int64_t c, float *out, int64_t begin, int64_t end)
 {
     for (int64_t s = begin; s < end; s++) {
         int64_t first = offsets[s], n = offsets[s + 1] - first;
@@ -306,10 +317,66 @@ static void unit(float eps, const float *x, float *out, int64_t c, int64_t begin
     }
 }
 
-/* One query row: softmax(q k^T scale) v, kept relative to the largest score so far. sums: head_dim doubles.
+static void angles(const int32_t *positions, const float *inv_freq, int64_t n, float scale,
+                   float *out, int64_t begin, int64_t end)
+{
+    for (int64_t t = begin; t < end; t++)
+        for (int64_t i = 0; i < n; i++) {
+            double angle = (double)positions[t] * (double)inv_freq[i]; /* exact */
+
+            out[t * 2 * n + i] = (float)(cos(angle) * (double)scale);
+            out[t * 2 * n + n + i] = (float)(sin(angle) * (double)scale);
+        }
+}
+
+static void rope_head(const struct cabe_rope_heads *heads, const float *gamma, const float *x,
+                      const float *angles, float *out)
+{
+    int64_t half = heads->n_rot / 2, apart = heads->style == CABE_ROPE_HALVES ? half : 1;
+    double inverse = 1.0;
+
+    if (gamma) {
+        double square = 0.0;
+
+        for (int64_t i = 0; i < heads->head_dim; i++)
+            square += (double)x[i] * (double)x[i];
+        inverse = 1.0 / sqrt(square / (double)heads->head_dim + (double)heads->eps);
+    }
+    for (int64_t i = 0; i < half; i++) {
+        int64_t first = heads->style == CABE_ROPE_HALVES ? i : 2 * i, second = first + apart;
+        double a = (double)x[first] * inverse * (gamma ? (double)gamma[first] : 1.0);
+        double b = (double)x[second] * inverse * (gamma ? (double)gamma[second] : 1.0);
+
+        out[first] = (float)(a * (double)angles[i] - b * (double)angles[half + i]);
+        out[second] = (float)(a * (double)angles[half + i] + b * (double)angles[i]);
+    }
+    for (int64_t i = 2 * half; i < heads->head_dim; i++)
+        out[i] = (float)((double)x[i] * inverse * (gamma ? (double)gamma[i] : 1.0));
+}
+
+static void rope(const struct cabe_rope_heads *heads, const float *x, const float *angles_of,
+                 float *out, int64_t begin, int64_t end)
+{
+    int64_t dim = heads->head_dim, n_turned = heads->n_heads + heads->n_kv_heads,
+            n_values = heads->n_kv_heads;
+
+    for (int64_t t = begin; t < end; t++) {
+        int64_t row = t * (n_turned + n_values) * dim;
+
+        for (int64_t h = 0; h < n_turned; h++)
+            rope_head(heads, h < heads->n_heads ? heads->q_gamma : heads->k_gamma,
+                      x + row + h * dim, angles_of + t * heads->n_rot, out + row + h * dim);
+        if (out != x)
+            memcpy(out + row + n_turned * dim, x + row + n_turned * dim,
+                   (size_t)(n_values * dim) * sizeof *x);
+    }
+}
+
+/* One query row: softmax(q k^T scale) v, kept relative to the largest score so far. sums: head_dim
+ * doubles.
  */
-static void attend_row(const float *q, const float *k, const float *v, int64_t stride, int64_t n_keys,
-                       int64_t head_dim, float scale, float *out, double *sums)
+static void attend_row(const float *q, const float *k, const float *v, int64_t stride,
+                       int64_t n_keys, int64_t head_dim, float scale, float *out, double *sums)
 {
     double largest = -INFINITY, total = 0.0;
 
@@ -338,12 +405,12 @@ static void attend_row(const float *q, const float *k, const float *v, int64_t s
 }
 
 static void attention(const float *q, const float *k, const float *v, int64_t stride, int64_t n,
-                      int64_t head_dim, float scale, enum cabe_mask mask, float *out, int64_t out_stride,
-                      void *scratch)
+                      int64_t head_dim, float scale, enum cabe_mask mask, float *out,
+                      int64_t out_stride, void *scratch)
 {
     for (int64_t i = 0; i < n; i++)
-        attend_row(q + i * stride, k, v, stride, mask == CABE_MASK_CAUSAL ? i + 1 : n, head_dim, scale,
-                   out + i * out_stride, scratch);
+        attend_row(q + i * stride, k, v, stride, mask == CABE_MASK_CAUSAL ? i + 1 : n, head_dim,
+                   scale, out + i * out_stride, scratch);
 }
 
 static int64_t scan_ge(const float *x, int64_t n, float threshold, uint32_t *out)
@@ -363,11 +430,14 @@ const struct cabe_row_kernels cabe_rows_scalar = {
     .from_i8 = from_i8,
     .norm = norm,
     .act = act,
+    .glu = glu,
     .add = add,
     .mul = mul,
     .gather = gather,
     .pool = pool,
     .unit = unit,
+    .angles = angles,
+    .rope = rope,
     .attention = attention,
     .scan_ge = scan_ge,
 };

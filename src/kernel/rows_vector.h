@@ -185,8 +185,8 @@ SIMD float row_sum(const float *x, int64_t c, int squared, float mean)
     return v_sum(v_add(v_add(s[0], s[1]), v_add(s[2], s[3])));
 }
 
-static void norm_row(enum cabe_norm kind, float eps, const float *x, const float *gamma, const float *beta,
-                     float *out, int64_t c)
+static void norm_row(enum cabe_norm kind, float eps, const float *x, const float *gamma,
+                     const float *beta, float *out, int64_t c)
 {
     float mean = kind == CABE_NORM_LAYER ? row_sum(x, c, 0, 0.0f) / (float)c : 0.0f;
     vf m = v_set(mean), inverse = v_set(1.0f / sqrtf(row_sum(x, c, 1, mean) / (float)c + eps)), y;
@@ -194,7 +194,8 @@ static void norm_row(enum cabe_norm kind, float eps, const float *x, const float
 
     for (; i + LANES <= c; i += LANES) {
         y = v_mul(v_sub(v_load(x + i), m), inverse);
-        v_store(out + i, beta ? v_fma(y, v_load(gamma + i), v_load(beta + i)) : v_mul(y, v_load(gamma + i)));
+        v_store(out + i,
+                beta ? v_fma(y, v_load(gamma + i), v_load(beta + i)) : v_mul(y, v_load(gamma + i)));
     }
     if (i < c) {
         y = v_mul(v_sub(v_load_n(x + i, c - i), m), inverse);
@@ -223,8 +224,9 @@ static void mul(const float *a, const float *b, float *out, int64_t n)
         v_store_n(out + i, v_mul(v_load_n(a + i, n - i), v_load_n(b + i, n - i)), n - i);
 }
 
-static void norm(enum cabe_norm kind, float eps, const float *x, const float *residual, const float *gamma,
-                 const float *beta, float *out, int64_t c, int64_t begin, int64_t end)
+static void norm(enum cabe_norm kind, float eps, const float *x, const float *residual,
+                 const float *gamma, const float *beta, float *out, int64_t c, int64_t begin,
+                 int64_t end)
 {
     for (int64_t t = begin; t < end; t++) {
         const float *row = x + t * c;
@@ -280,14 +282,153 @@ static void act(enum cabe_act kind, const float *x, float *out, int64_t n)
     }
 }
 
-static void gather(enum cabe_dtype dtype, const void *table, int64_t v, int64_t c, const int32_t *ids,
-                   const float *row_scale, float *out, int64_t begin, int64_t end)
+SIMD void glu_run(enum cabe_act kind, const float *gate, const float *up, float *out, int64_t n)
+{
+    int64_t i = 0;
+
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        vf a = v_act(kind, v_load(gate + i)), b = v_act(kind, v_load(gate + i + LANES));
+
+        a = v_mul(a, v_load(up + i));
+        b = v_mul(b, v_load(up + i + LANES));
+        v_store(out + i, a);
+        v_store(out + i + LANES, b);
+    }
+    for (; i < n; i += LANES) {
+        int64_t left = n - i < LANES ? n - i : LANES;
+
+        v_store_n(out + i, v_mul(v_act(kind, v_load_n(gate + i, left)), v_load_n(up + i, left)),
+                  left);
+    }
+}
+
+static void glu(enum cabe_act kind, const float *gate, const float *up, float *out, int64_t n)
+{
+    switch (kind) {
+    case CABE_ACT_SILU:
+        glu_run(CABE_ACT_SILU, gate, up, out, n);
+        break;
+    case CABE_ACT_GELU_TANH:
+        glu_run(CABE_ACT_GELU_TANH, gate, up, out, n);
+        break;
+    case CABE_ACT_GELU_ERF:
+        glu_run(CABE_ACT_GELU_ERF, gate, up, out, n);
+        break;
+    default: /* no network has these */
+        cabe_rows_scalar.glu(kind, gate, up, out, n);
+    }
+}
+
+static void angles(const int32_t *positions, const float *inv_freq, int64_t n, float scale,
+                   float *out, int64_t begin, int64_t end)
+{
+    cabe_rows_scalar.angles(positions, inv_freq, n, scale, out, begin, end);
+}
+
+/* Up to LANES channels of a head, as its norm leaves them. */
+SIMD vf head_part(const float *x, const float *gamma, vf inverse, int64_t n)
+{
+    vf y = n == LANES ? v_load(x) : v_load_n(x, n);
+
+    return gamma ? v_mul(v_mul(y, inverse), n == LANES ? v_load(gamma) : v_load_n(gamma, n)) : y;
+}
+
+SIMD void rope_halves(const float *x, const float *gamma, vf inverse, const float *cosines,
+                      float *out, int64_t half)
+{
+    const float *sines = cosines + half;
+
+    for (int64_t i = 0; i < half; i += LANES) {
+        int64_t n = half - i < LANES ? half - i : LANES;
+        vf a = head_part(x + i, gamma ? gamma + i : NULL, inverse, n);
+        vf b = head_part(x + half + i, gamma ? gamma + half + i : NULL, inverse, n);
+        vf c = n == LANES ? v_load(cosines + i) : v_load_n(cosines + i, n);
+        vf s = n == LANES ? v_load(sines + i) : v_load_n(sines + i, n);
+        vf low = v_sub(v_mul(a, c), v_mul(b, s)), high = v_fma(a, s, v_mul(b, c));
+
+        if (n == LANES) {
+            v_store(out + i, low);
+            v_store(out + half + i, high);
+        } else {
+            v_store_n(out + i, low, n);
+            v_store_n(out + half + i, high, n);
+        }
+    }
+}
+
+SIMD void rope_adjacent(const float *x, const float *gamma, vf inverse, const float *cosines,
+                        float *out, int64_t half)
+{
+    float c[LANES / 2] = {0.0f}, s[LANES / 2] = {0.0f};
+
+    for (int64_t i = 0; i < 2 * half; i += LANES) {
+        int64_t n = 2 * half - i < LANES ? 2 * half - i : LANES;
+        const float *cosine = cosines + i / 2, *sine = cosine + half;
+        vf y = head_part(x + i, gamma ? gamma + i : NULL, inverse, n);
+
+        if (n < LANES) {
+            memcpy(c, cosine, (size_t)n / 2 * sizeof *c);
+            memcpy(s, sine, (size_t)n / 2 * sizeof *s);
+            cosine = c;
+            sine = s;
+        }
+        y = v_fma_turn(y, v_twice(cosine), v_mul(v_swap(y), v_twice(sine)));
+        if (n == LANES)
+            v_store(out + i, y);
+        else
+            v_store_n(out + i, y, n);
+    }
+}
+
+SIMD void rope_head(const struct cabe_rope_heads *heads, const float *gamma, const float *x,
+                    const float *cosines, float *out)
+{
+    int64_t dim = heads->head_dim;
+    vf inverse = v_zero();
+
+    if (gamma)
+        inverse = v_set(1.0f / sqrtf(row_sum(x, dim, 1, 0.0f) / (float)dim + heads->eps));
+    if (heads->style == CABE_ROPE_HALVES)
+        rope_halves(x, gamma, inverse, cosines, out, heads->n_rot / 2);
+    else
+        rope_adjacent(x, gamma, inverse, cosines, out, heads->n_rot / 2);
+    if (!gamma && out == x)
+        return;
+    for (int64_t i = heads->n_rot; i < dim; i += LANES) {
+        int64_t n = dim - i < LANES ? dim - i : LANES;
+
+        v_store_n(out + i, head_part(x + i, gamma ? gamma + i : NULL, inverse, n), n);
+    }
+}
+
+static void rope(const struct cabe_rope_heads *heads, const float *x, const float *angles_of,
+                 float *out, int64_t begin, int64_t end)
+{
+    int64_t dim = heads->head_dim, n_turned = heads->n_heads + heads->n_kv_heads,
+            n_values = heads->n_kv_heads;
+
+    for (int64_t t = begin; t < end; t++) {
+        int64_t row = t * (n_turned + n_values) * dim;
+
+        for (int64_t h = 0; h < n_turned; h++)
+            rope_head(heads, h < heads->n_heads ? heads->q_gamma : heads->k_gamma,
+                      x + row + h * dim, angles_of + t * heads->n_rot, out + row + h * dim);
+        if (out != x)
+            memcpy(out + row + n_turned * dim, x + row + n_turned * dim,
+                   (size_t)(n_values * dim) * sizeof *x);
+    }
+}
+
+static void gather(enum cabe_dtype dtype, const void *table, int64_t v, int64_t c,
+                   const int32_t *ids, const float *row_scale, float *out, int64_t begin,
+                   int64_t end)
 {
     uint64_t row_bytes = cabe_dtype_bytes(dtype, c);
 
     for (int64_t t = begin; t < end; t++) {
         const uint8_t *row = (const uint8_t *)table + (uint64_t)ids[t] * row_bytes;
-        float *to = out + t * c, scale = gather_scale(dtype, table, v, row_bytes, ids[t], row_scale);
+        float *to = out + t * c,
+              scale = gather_scale(dtype, table, v, row_bytes, ids[t], row_scale);
 
         if (dtype == CABE_I8) {
             from_i8((const int8_t *)row, scale, to, c);
@@ -305,8 +446,8 @@ static void gather(enum cabe_dtype dtype, const void *table, int64_t v, int64_t 
 }
 
 /* Columns [i, i + LANES) or the first `n` of them, summed over rows in order. */
-SIMD void pool_columns(const float *x, const float *weight, int64_t rows, int64_t c, float total, float *out,
-                       int64_t n)
+SIMD void pool_columns(const float *x, const float *weight, int64_t rows, int64_t c, float total,
+                       float *out, int64_t n)
 {
     vf sum = v_zero();
 
@@ -333,8 +474,8 @@ static void pool_mean(const float *x, const float *weight, int64_t rows, int64_t
         pool_columns(x + i, weight, rows, c, total, out + i, c - i);
 }
 
-static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets, const float *row_weight,
-                 int64_t c, float *out, int64_t begin, int64_t end)
+static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets,
+                 const float *row_weight, int64_t c, float *out, int64_t begin, int64_t end)
 {
     for (int64_t s = begin; s < end; s++) {
         int64_t first = offsets[s], n = offsets[s + 1] - first;
@@ -360,8 +501,8 @@ static void unit(float eps, const float *x, float *out, int64_t c, int64_t begin
                 sums[a] += (double)row[i + a] * (double)row[i + a];
         for (; i < c; i++)
             sums[i & 7] += (double)row[i] * (double)row[i];
-        length =
-            sqrt(((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7])));
+        length = sqrt(((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+                      ((sums[4] + sums[5]) + (sums[6] + sums[7])));
         length = length < (double)eps ? (double)eps : length;
         if (length < 1e-30 || length > 1e30) { /* 1 / length would leave the range of f32 */
             cabe_rows_scalar.unit(eps, x, out, c, t, t + 1);
@@ -391,11 +532,11 @@ static int64_t scan_ge(const float *x, int64_t n, float threshold, uint32_t *out
     return found;
 }
 
-#define CABE_ROWS_TABLE                                                                                      \
-    {                                                                                                        \
-        .to_f32 = to_f32, .from_f32 = from_f32, .to_i8 = to_i8, .from_i8 = from_i8, .norm = norm,            \
-        .act = act, .add = add, .mul = mul, .gather = gather, .pool = pool, .unit = unit,                    \
-        .attention = attention, .scan_ge = scan_ge                                                           \
+#define CABE_ROWS_TABLE                                                                            \
+    {                                                                                              \
+        .to_f32 = to_f32, .from_f32 = from_f32, .to_i8 = to_i8, .from_i8 = from_i8, .norm = norm,  \
+        .act = act, .glu = glu, .add = add, .mul = mul, .gather = gather, .pool = pool,            \
+        .unit = unit, .angles = angles, .rope = rope, .attention = attention, .scan_ge = scan_ge   \
     }
 
 #endif

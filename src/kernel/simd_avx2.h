@@ -103,6 +103,26 @@ SIMD vf v_round(vf x)
     return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+/* Two neighbours change places. */
+SIMD vf v_swap(vf x)
+{
+    return _mm256_permute_ps(x, 0xB1);
+}
+
+/* LANES / 2 floats, each twice. */
+SIMD vf v_twice(const float *p)
+{
+    __m256 x = _mm256_castps128_ps256(_mm_loadu_ps(p));
+
+    return _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
+
+/* a b - c in even lanes, a b + c in odd ones. */
+SIMD vf v_fma_turn(vf a, vf b, vf c)
+{
+    return _mm256_fmaddsub_ps(a, b, c);
+}
+
 /* One bit a lane. */
 SIMD uint32_t v_ge_bits(vf a, vf b)
 {
@@ -135,7 +155,8 @@ SIMD float v_largest(vf x)
 
 SIMD vf v_from_i8(const int8_t *p)
 {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
 }
 
 /* Whole numbers -128..127. */
@@ -168,7 +189,8 @@ SIMD void v_to_bf16(uint16_t *p, vf x)
 {
     __m256i bits = _mm256_castps_si256(x), upper = _mm256_srli_epi32(bits, 16);
     __m256i odd = _mm256_and_si256(upper, _mm256_set1_epi32(1));
-    __m256i near = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
+    __m256i near = _mm256_srli_epi32(
+        _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF))), 16);
     __m256i quiet = _mm256_or_si256(upper, _mm256_set1_epi32(0x40));
     __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
     __m256i y = _mm256_blendv_epi8(near, quiet, nan);

@@ -2,7 +2,8 @@
 #ifndef CABE_KERNEL_SIMD_AVX512_H
 #define CABE_KERNEL_SIMD_AVX512_H
 
-#ifndef CABE_SIMD_EMULATED /* a test that runs these on another CPU has declared the intrinsics itself */
+#ifndef CABE_SIMD_EMULATED /* a test that runs these on another CPU has declared the intrinsics    \
+                              itself */
 #include <immintrin.h>
 #endif
 #include <stdint.h>
@@ -103,6 +104,31 @@ SIMD vf v_round(vf x)
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
+/* Two neighbours change places. */
+SIMD vf v_swap(vf x)
+{
+    return _mm512_permutexvar_ps(
+        _mm512_setr_epi32(1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14), x);
+}
+
+/* LANES / 2 floats, each twice. */
+SIMD vf v_twice(const float *p)
+{
+    __m512 x = _mm512_castps256_ps512(_mm256_loadu_ps(p));
+
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7),
+                                 x);
+}
+
+/* a b - c in even lanes, a b + c in odd ones. */
+SIMD vf v_fma_turn(vf a, vf b, vf c)
+{
+    __m512i sign = _mm512_set1_epi64(INT64_C(0x80000000)); /* of even lanes */
+
+    return _mm512_fmadd_ps(a, b,
+                           _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(c), sign)));
+}
+
 /* One bit a lane. */
 SIMD uint32_t v_ge_bits(vf a, vf b)
 {
@@ -129,7 +155,8 @@ SIMD float v_largest(vf x)
 
 SIMD vf v_from_i8(const int8_t *p)
 {
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
 }
 
 /* Whole numbers -128..127. */
@@ -159,7 +186,8 @@ SIMD void v_to_bf16(uint16_t *p, vf x)
 {
     __m512i bits = _mm512_castps_si512(x), upper = _mm512_srli_epi32(bits, 16);
     __m512i odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-    __m512i near = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF))), 16);
+    __m512i near = _mm512_srli_epi32(
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF))), 16);
     __m512i quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
     __m512i y = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), near, quiet);
 

@@ -67,6 +67,8 @@ enum cabe_act {
 enum cabe_norm { CABE_NORM_LAYER, CABE_NORM_RMS };
 enum cabe_pool { CABE_POOL_MEAN, CABE_POOL_FIRST, CABE_POOL_LAST };
 enum cabe_mask { CABE_MASK_NONE, CABE_MASK_CAUSAL };
+/* Which channels of a head turn together: 2i and 2i + 1, or i and i + n_rot / 2. */
+enum cabe_rope { CABE_ROPE_ADJACENT, CABE_ROPE_HALVES };
 /* How activations enter a matmul: as f32, or as int8 quantised per token row and block ("precision"). */
 enum cabe_precision { CABE_PRECISION_HIGH, CABE_PRECISION_INT8 };
 

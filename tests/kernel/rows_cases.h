@@ -1,6 +1,7 @@
 /*
- * The row kernels' cases: a level against scalar within the bounds of kernel/rows.h, over lengths with tails,
- * unaligned pointers, extreme values and guard bytes. Shared by rows_test.c and the emulated run.
+ * The row kernels' cases: a level against scalar within the bounds of kernel/rows.h, over lengths
+ * with tails, unaligned pointers, extreme values and guard bytes. Shared by rows_test.c and the
+ * emulated run.
  */
 #ifndef CABE_TESTS_ROWS_CASES_H
 #define CABE_TESTS_ROWS_CASES_H
@@ -82,7 +83,8 @@ static void block_check(const struct block *b, const char *what)
 {
     for (uint8_t *p = b->memory; p < b->memory + b->bytes + 256; p++)
         if ((p < b->data || p >= b->data + b->bytes) && *p != GUARD)
-            fail_msg("%s %s: byte %td outside the output was written", level_name, what, p - b->data);
+            fail_msg("%s %s: byte %td outside the output was written", level_name, what,
+                     p - b->data);
 }
 
 static void block_free(struct block *b)
@@ -102,10 +104,11 @@ static float *floats_new(int64_t n, float (*next)(void))
 
 static float any_float(void)
 {
-    static const float odd[] = {0.0f,      -0.0f,    1.0f,      -1.0f,      0.5f,     127.0f,       -128.0f,
-                                FLT_MIN,   -FLT_MIN, 0x1p-149f, -0x1p-140f, 65504.0f, 65519.9f,     65520.0f,
-                                -65536.0f, 0x1p-24f, 0x1p-25f,  0x1.8p-25f, 0x1p-14f, 0x1.ffcp-15f, FLT_MAX,
-                                -FLT_MAX,  INFINITY, -INFINITY, 3.14159f,   2.5f};
+    static const float odd[] = {
+        0.0f,      -0.0f,    1.0f,      -1.0f,      0.5f,     127.0f,       -128.0f,
+        FLT_MIN,   -FLT_MIN, 0x1p-149f, -0x1p-140f, 65504.0f, 65519.9f,     65520.0f,
+        -65536.0f, 0x1p-24f, 0x1p-25f,  0x1.8p-25f, 0x1p-14f, 0x1.ffcp-15f, FLT_MAX,
+        -FLT_MAX,  INFINITY, -INFINITY, 3.14159f,   2.5f};
 
     switch (random_u32() % 4) {
     case 0:
@@ -138,10 +141,13 @@ static void same_bits(const char *what, const void *got, const void *want, size_
 
 static void near(const char *what, float got, float want, double bound, int64_t n, int64_t i)
 {
-    if (isnan(want) ? isnan(got) : isinf(want) ? got == want : fabs((double)got - (double)want) <= bound)
+    if (isnan(want)   ? isnan(got)
+        : isinf(want) ? got == want
+                      : fabs((double)got - (double)want) <= bound)
         return;
-    fail_msg("%s %s, n = %lld: element %lld is %.9g, scalar %.9g, bound %.3g (seed %llu)", level_name, what,
-             (long long)n, (long long)i, (double)got, (double)want, bound, (unsigned long long)seed);
+    fail_msg("%s %s, n = %lld: element %lld is %.9g, scalar %.9g, bound %.3g (seed %llu)",
+             level_name, what, (long long)n, (long long)i, (double)got, (double)want, bound,
+             (unsigned long long)seed);
 }
 
 static void conversions(void **state)
@@ -157,7 +163,8 @@ static void conversions(void **state)
                 int blocks = cabe_dtype_block(both[d]) > 1;
                 float *x = floats_new(n, blocks ? random_normal : any_bits);
                 struct block got = block_new(bytes, shift / 2), want = block_new(bytes, 0);
-                struct block wide = block_new((size_t)n * 4, shift), wide_want = block_new((size_t)n * 4, 0);
+                struct block wide = block_new((size_t)n * 4, shift),
+                             wide_want = block_new((size_t)n * 4, 0);
 
                 if (blocks && n > 0) {
                     x[random_u32() % (uint64_t)n] = 0x1p-130f;
@@ -202,7 +209,8 @@ static void every_half(void **state)
     for (int d = CABE_F16; d <= CABE_BF16; d++) {
         under_test->to_f32((enum cabe_dtype)d, bits, x, 65536);
         for (uint32_t i = 0; i < 65536; i++) {
-            float want = d == CABE_F16 ? cabe_f16_to_f32((uint16_t)i) : cabe_bf16_to_f32((uint16_t)i);
+            float want =
+                d == CABE_F16 ? cabe_f16_to_f32((uint16_t)i) : cabe_bf16_to_f32((uint16_t)i);
 
             same_bits("half", &x[i], &want, 4, (int64_t)i);
             if (i % 8 == 7 && !isnan(want)) {
@@ -277,7 +285,8 @@ static void to_int8(void **state)
         }
 }
 
-/* How much a norm may enlarge the rounding of its input: near 1, unless the row's values are nearly equal. */
+/* How much a norm may enlarge the rounding of its input: near 1, unless the row's values are nearly
+ * equal. */
 static double norm_condition(const float *x, const float *r, int64_t c)
 {
     double mean = 0, largest = 0, square = 0;
@@ -300,7 +309,8 @@ static void norms(void **state)
         for (int kind = 0; kind < 16; kind++) {
             int64_t c = lengths[l], rows = 3;
             enum cabe_norm norm = kind & 1 ? CABE_NORM_RMS : CABE_NORM_LAYER;
-            float *x = floats_new(rows * c, random_normal), *r = floats_new(rows * c, random_normal);
+            float *x = floats_new(rows * c, random_normal),
+                  *r = floats_new(rows * c, random_normal);
             float *g = floats_new(c, random_normal), *b = floats_new(c, random_normal);
             struct block got = block_new((size_t)(rows * c) * 4, 4),
                          want = block_new((size_t)(rows * c) * 4, 0);
@@ -311,9 +321,10 @@ static void norms(void **state)
                     x[i] *= 1000.0f;
             memcpy(gf, x, (size_t)(rows * c) * 4);
             memcpy(wf, x, (size_t)(rows * c) * 4);
-            under_test->norm(norm, 1e-5f, gf, kind & 2 ? r : NULL, g, kind & 4 ? b : NULL, gf, c, 1, rows);
-            cabe_rows_scalar.norm(norm, 1e-5f, x, kind & 2 ? r : NULL, g, kind & 4 ? b : NULL, wf, c, 1,
-                                  rows);
+            under_test->norm(norm, 1e-5f, gf, kind & 2 ? r : NULL, g, kind & 4 ? b : NULL, gf, c, 1,
+                             rows);
+            cabe_rows_scalar.norm(norm, 1e-5f, x, kind & 2 ? r : NULL, g, kind & 4 ? b : NULL, wf,
+                                  c, 1, rows);
             block_check(&got, "norm");
             same_bits("norm left row 0", gf, x, (size_t)c * 4, c);
             for (int64_t t = 1; t < rows; t++) {
@@ -334,12 +345,14 @@ static void norms(void **state)
 static void activations(void **state)
 {
     enum { N = 20011 };
-    float *x = malloc(N * sizeof *x), *got = malloc((N + 1) * sizeof *got), *want = malloc(N * sizeof *want);
+    float *x = malloc(N * sizeof *x), *got = malloc((N + 1) * sizeof *got),
+          *want = malloc(N * sizeof *want);
 
     (void)state;
     for (int act = CABE_ACT_NONE; act <= CABE_ACT_TANH; act++) {
         for (int i = 0; i < N; i++)
-            x[i] = i < 16000 ? (float)(i - 8000) * 0.00125f : random_unit() * (i % 2 ? 200.0f : 1e-3f);
+            x[i] =
+                i < 16000 ? (float)(i - 8000) * 0.00125f : random_unit() * (i % 2 ? 200.0f : 1e-3f);
         x[N - 1] = 3e38f, x[N - 2] = -3e38f, x[N - 3] = 0.0f, x[N - 4] = 0x1p-140f;
         x[N - 5] = NAN, x[N - 6] = INFINITY; /* -inf * 0 is the C library's matter */
         got[N] = 42.0f;
@@ -358,6 +371,91 @@ static void activations(void **state)
         }
     }
     free(x), free(got), free(want);
+}
+
+static void gated(void **state)
+{
+    static const enum cabe_act acts[] = {CABE_ACT_NONE, CABE_ACT_SILU, CABE_ACT_GELU_TANH,
+                                         CABE_ACT_GELU_ERF};
+
+    (void)state;
+    for (size_t l = 0; l < N_LENGTHS; l++)
+        for (size_t a = 0; a < sizeof acts / sizeof acts[0]; a++)
+            for (int in_place = 0; in_place < 3; in_place++) {
+                int64_t n = lengths[l];
+                float *gate = floats_new(n, random_normal), *up = floats_new(n, random_normal);
+                float *want = floats_new(n, random_unit);
+                struct block got = block_new((size_t)n * 4, 4);
+                float *out = (float *)(void *)got.data;
+
+                cabe_rows_scalar.glu(acts[a], gate, up, want, n);
+                if (n)
+                    memcpy(out, in_place == 2 ? up : gate, (size_t)n * 4);
+                under_test->glu(acts[a], in_place == 1 ? out : gate, in_place == 2 ? out : up, out,
+                                n);
+                block_check(&got, "glu");
+                for (int64_t i = 0; i < n; i++) {
+                    double factor = fabs((double)up[i]);
+
+                    near("glu", out[i], want[i], factor * 2e-6 + 2.2e-6 * fabs((double)want[i]), n,
+                         i);
+                }
+                block_free(&got);
+                free(gate), free(up), free(want);
+            }
+}
+
+/* q and k of random heads: turned as by scalar, the length of each pair kept, v left alone, in
+ * place too. */
+static void rotations(void **state)
+{
+    static const int32_t dims[][2] = {{2, 2},   {8, 8},   {16, 8},    {24, 24},
+                                      {40, 20}, {48, 46}, {64, 64},   {64, 32},
+                                      {80, 80}, {96, 0},  {128, 128}, {128, 66}};
+    enum { T = 3 };
+    static const int32_t positions[T] = {0, 7, 1000003};
+
+    (void)state;
+    for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++)
+        for (int kind = 0; kind < 16; kind++) {
+            int64_t dim = dims[d][0], n = dims[d][1] / 2,
+                    row = 9 * dim; /* 5 heads, 2 of keys and values */
+            float *x = floats_new(T * row, random_normal),
+                  *gamma = floats_new(2 * dim, random_normal);
+            float *want = floats_new(T * row, random_unit), *inv_freq = floats_new(n, random_unit);
+            struct block got = block_new((size_t)(T * row) * 4, 4),
+                         turn = block_new((size_t)(T * 2 * n) * 4, 4);
+            float *angles = (float *)(void *)turn.data, *out = (float *)(void *)got.data;
+            struct cabe_rope_heads heads = {.style =
+                                                kind & 1 ? CABE_ROPE_HALVES : CABE_ROPE_ADJACENT,
+                                            .n_heads = 5,
+                                            .n_kv_heads = 2,
+                                            .head_dim = (int32_t)dim,
+                                            .n_rot = (int32_t)(2 * n),
+                                            .q_gamma = kind & 2 ? gamma : NULL,
+                                            .k_gamma = kind & 4 ? gamma + dim : NULL,
+                                            .eps = 1e-6f};
+
+            under_test->angles(positions, inv_freq, n, 1.0f, angles, 0, T);
+            block_check(&turn, "angles");
+            memcpy(want, x, (size_t)(T * row) * 4);
+            memcpy(out, x, (size_t)(T * row) * 4);
+            cabe_rows_scalar.rope(&heads, x, angles, want, 1, T);
+            under_test->rope(&heads, kind & 8 ? out : x, angles, out, 1, T);
+            block_check(&got, "rope");
+            same_bits("rope left row 0", out, x, (size_t)row * 4, dim);
+            for (int64_t h = 0; h < 9 * T; h++) {
+                double largest = 1e-3;
+
+                for (int64_t i = h * dim; i < (h + 1) * dim; i++)
+                    largest = fmax(largest, fabs((double)want[i]));
+                for (int64_t i = h * dim; i < (h + 1) * dim; i++)
+                    near("rope", out[i], want[i], h % 9 >= 7 ? 0.0 : 2e-6 * largest, dim, i);
+            }
+            block_free(&got);
+            block_free(&turn);
+            free(x), free(gamma), free(want), free(inv_freq);
+        }
 }
 
 static void sums(void **state)
@@ -401,7 +499,8 @@ static void sums(void **state)
 
 static void gathers(void **state)
 {
-    static const enum cabe_dtype dtypes[] = {CABE_F32, CABE_F16, CABE_BF16, CABE_I8, CABE_Q8_0, CABE_Q4_0};
+    static const enum cabe_dtype dtypes[] = {CABE_F32, CABE_F16,  CABE_BF16,
+                                             CABE_I8,  CABE_Q8_0, CABE_Q4_0};
     enum { V = 7, T = 9 };
     int32_t ids[T];
 
@@ -420,7 +519,8 @@ static void gathers(void **state)
                     for (int64_t i = 0; i < c; i++)
                         row[i] = random_normal();
                     if (dtypes[d] == CABE_I8) {
-                        float s = cabe_rows_scalar.to_i8(row, (int8_t *)table + (size_t)v * row_bytes, c);
+                        float s =
+                            cabe_rows_scalar.to_i8(row, (int8_t *)table + (size_t)v * row_bytes, c);
 
                         memcpy(table + V * row_bytes + (size_t)v * 4, &s, 4);
                     } else {
@@ -432,7 +532,8 @@ static void gathers(void **state)
                 memcpy(got.data, want, (size_t)(T * c) * 4);
                 under_test->gather(dtypes[d], table, V, c, ids, scaled ? scale : NULL,
                                    (float *)(void *)got.data, 2, T);
-                cabe_rows_scalar.gather(dtypes[d], table, V, c, ids, scaled ? scale : NULL, want, 2, T);
+                cabe_rows_scalar.gather(dtypes[d], table, V, c, ids, scaled ? scale : NULL, want, 2,
+                                        T);
                 block_check(&got, "gather");
                 same_bits(cabe_dtype_name(dtypes[d]), got.data, want, (size_t)(T * c) * 4, c);
                 block_free(&got);
@@ -456,8 +557,10 @@ static void pools(void **state)
 
             memset(w + 4, 0, 5 * sizeof *w); /* sequence 3 weighs nothing */
             memcpy(gf, want, (size_t)(S * c) * 4);
-            under_test->pool((enum cabe_pool)(kind % 3), x, offsets, kind > 2 ? w : NULL, c, gf, 0, S);
-            cabe_rows_scalar.pool((enum cabe_pool)(kind % 3), x, offsets, kind > 2 ? w : NULL, c, want, 0, S);
+            under_test->pool((enum cabe_pool)(kind % 3), x, offsets, kind > 2 ? w : NULL, c, gf, 0,
+                             S);
+            cabe_rows_scalar.pool((enum cabe_pool)(kind % 3), x, offsets, kind > 2 ? w : NULL, c,
+                                  want, 0, S);
             block_check(&got, "pool");
             same_bits("pool", gf, want, (size_t)(S * c) * 4, c);
 
@@ -476,7 +579,8 @@ static void pools(void **state)
 
 static void attentions(void **state)
 {
-    static const int64_t rows[] = {0, 1, 2, 3, 4, 5, 15, 16, 17, 32, 33, 100, 127, 128, 129, 257, 300};
+    static const int64_t rows[] = {0,  1,  2,   3,   4,   5,   15,  16, 17,
+                                   32, 33, 100, 127, 128, 129, 257, 300};
     static const int64_t dims[] = {4, 8, 12, 16, 20, 32, 40, 64, 80, 128};
 
     (void)state;
@@ -484,7 +588,8 @@ static void attentions(void **state)
         for (size_t d = 0; d < sizeof dims / sizeof dims[0]; d++)
             for (int kind = 0; kind < 4; kind++) {
                 int64_t n = rows[r], dim = dims[d], stride = 3 * dim + 4;
-                float *qkv = floats_new(n * stride, random_normal), *want = floats_new(n * dim, random_unit);
+                float *qkv = floats_new(n * stride, random_normal),
+                      *want = floats_new(n * dim, random_unit);
                 struct block got = block_new((size_t)(n * dim) * 4, 4);
                 uint64_t bytes = cabe_attention_scratch_bytes(n, dim);
                 struct block scratch = block_new((size_t)bytes, 0);
@@ -492,7 +597,8 @@ static void attentions(void **state)
 
                 if (n > 300 && dim > 32)
                     n = 0;
-                if (kind & 2) /* sharp: scores near the bound's range, rising so that the largest moves */
+                if (kind &
+                    2) /* sharp: scores near the bound's range, rising so that the largest moves */
                     for (int64_t i = 0; i < n; i++)
                         for (int64_t j = 0; j < dim; j++)
                             qkv[i * stride + dim + j] *= (float)i / (float)n;
@@ -500,8 +606,8 @@ static void attentions(void **state)
                     for (int64_t j = 0; j < dim; j++)
                         largest = fmaxf(largest, fabsf(qkv[i * stride + 2 * dim + j]));
                 under_test->attention(qkv, qkv + dim, qkv + 2 * dim, stride, n, dim, scale,
-                                      kind & 1 ? CABE_MASK_CAUSAL : CABE_MASK_NONE, (float *)(void *)got.data,
-                                      dim, scratch.data);
+                                      kind & 1 ? CABE_MASK_CAUSAL : CABE_MASK_NONE,
+                                      (float *)(void *)got.data, dim, scratch.data);
                 block_check(&got, "attention");
                 block_check(&scratch, "attention scratch");
                 cabe_rows_scalar.attention(qkv, qkv + dim, qkv + 2 * dim, stride, n, dim, scale,
@@ -509,7 +615,8 @@ static void attentions(void **state)
                                            scratch.data);
                 block_check(&scratch, "attention scratch");
                 for (int64_t i = 0; i < n * dim; i++)
-                    near("attention", ((float *)(void *)got.data)[i], want[i], 4e-6 * (double)largest, n, i);
+                    near("attention", ((float *)(void *)got.data)[i], want[i],
+                         4e-6 * (double)largest, n, i);
                 block_free(&got);
                 block_free(&scratch);
                 free(qkv), free(want);
@@ -534,16 +641,20 @@ static void nan_stays(void **state)
     under_test->unit(1e-12f, x, out, C, 0, 3);
     assert_true(isfinite(out[0]) && isnan(out[C]) && isnan(out[2 * C - 1]) && isfinite(out[2 * C]));
     under_test->pool(CABE_POOL_MEAN, x, offsets, NULL, C, out, 0, 3);
-    assert_true(isfinite(out[0]) && isnan(out[C + 5]) && isfinite(out[C + 6]) && isfinite(out[2 * C]));
+    assert_true(isfinite(out[0]) && isnan(out[C + 5]) && isfinite(out[C + 6]) &&
+                isfinite(out[2 * C]));
 }
 
 static int run_cases(const struct cabe_row_kernels *level, const char *name)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(conversions), cmocka_unit_test(every_half), cmocka_unit_test(small_integers),
-        cmocka_unit_test(to_int8),     cmocka_unit_test(norms),      cmocka_unit_test(activations),
-        cmocka_unit_test(sums),        cmocka_unit_test(gathers),    cmocka_unit_test(pools),
-        cmocka_unit_test(attentions),  cmocka_unit_test(nan_stays),
+        cmocka_unit_test(conversions),    cmocka_unit_test(every_half),
+        cmocka_unit_test(small_integers), cmocka_unit_test(to_int8),
+        cmocka_unit_test(norms),          cmocka_unit_test(activations),
+        cmocka_unit_test(sums),           cmocka_unit_test(gathers),
+        cmocka_unit_test(pools),          cmocka_unit_test(attentions),
+        cmocka_unit_test(nan_stays),      cmocka_unit_test(gated),
+        cmocka_unit_test(rotations),
     };
 
     under_test = level;

@@ -41,9 +41,48 @@ static void known_values(void **state)
     assert_float_equal(out[0], -2.1111678f, 1e-6f);
 }
 
+/* Far positions need more than f32 for the product, and exact reduction. */
+static void known_angles(void **state)
+{
+    const int32_t positions[] = {0, 1, 1000000};
+    const float inv_freq[] = {1.0f, 0.01f}; /* 0.01f is 0.00999999977648258 */
+    float out[12];
+
+    (void)state;
+    cabe_rows_scalar.angles(positions, inv_freq, 2, 2.0f, out, 0, 3);
+    assert_true(out[0] == 2.0f && out[1] == 2.0f && out[2] == 0.0f && out[3] == 0.0f);
+    assert_float_equal(out[4], 2 * 0.54030230586814f, 1e-6f);
+    assert_float_equal(out[6], 2 * 0.84147098480790f, 1e-6f);
+    assert_float_equal(out[8], 2 * 0.936752127533f, 1e-6f);
+    assert_float_equal(out[10], 2 * -0.349993502171f, 1e-6f);
+    assert_float_equal(out[9], 2 * -0.9522236546f, 1e-6f);
+    assert_float_equal(out[11], 2 * -0.3054015579f, 1e-6f);
+}
+
+static void known_turns(void **state)
+{
+    const float x[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, angles[] = {0, 0.6f, 1, 0.8f};
+    struct cabe_rope_heads heads = {.n_heads = 1, .n_kv_heads = 1, .head_dim = 4, .n_rot = 4};
+    float out[12];
+
+    (void)state;
+    cabe_rows_scalar.rope(&heads, x, angles, out, 0, 1);
+    assert_true(out[0] == -2 && out[1] == 1 && out[4] == -6 && out[5] == 5 && out[8] == 9 &&
+                out[11] == 12);
+    assert_float_equal(out[2], 3 * 0.6f - 4 * 0.8f, 1e-6f);
+    assert_float_equal(out[3], 3 * 0.8f + 4 * 0.6f, 1e-6f);
+    heads.style = CABE_ROPE_HALVES;
+    cabe_rows_scalar.rope(&heads, x, angles, out, 0, 1);
+    assert_true(out[0] == -3 && out[2] == 1 && out[4] == -7 && out[6] == 5);
+    assert_float_equal(out[1], 2 * 0.6f - 4 * 0.8f, 1e-6f);
+    assert_float_equal(out[3], 2 * 0.8f + 4 * 0.6f, 1e-6f);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(gguf_blocks), cmocka_unit_test(known_values)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gguf_blocks), cmocka_unit_test(known_values),
+        cmocka_unit_test(known_angles), cmocka_unit_test(known_turns)};
     int failed;
 
     seed_from_environment();
