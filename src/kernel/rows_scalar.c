@@ -6,6 +6,7 @@
 #include "kernel/rows_shared.h"
 
 #define BLOCK 32
+#define SUPER 256
 
 static uint16_t load_u16(const uint8_t *bytes)
 {
@@ -38,6 +39,52 @@ static void widen_q4_0(const uint8_t *in, float *out, int64_t n_blocks)
         for (int i = 0; i < BLOCK / 2; i++) {
             out[i] = (float)((in[2 + i] & 15) - 8) * d;
             out[i + BLOCK / 2] = (float)((in[2 + i] >> 4) - 8) * d;
+        }
+    }
+}
+
+static void widen_q4_1(const uint8_t *in, float *out, int64_t n_blocks)
+{
+    for (int64_t b = 0; b < n_blocks; b++, in += 20, out += BLOCK) {
+        float d = cabe_f16_to_f32(load_u16(in)), m = cabe_f16_to_f32(load_u16(in + 2));
+
+        for (int i = 0; i < BLOCK / 2; i++) {
+            out[i] = (float)(in[4 + i] & 15) * d + m;
+            out[i + BLOCK / 2] = (float)(in[4 + i] >> 4) * d + m;
+        }
+    }
+}
+
+static void widen_q4_k(const uint8_t *in, float *out, int64_t n_supers)
+{
+    for (int64_t s = 0; s < n_supers; s++, in += 144, out += SUPER) {
+        float d = cabe_f16_to_f32(load_u16(in)), dmin = cabe_f16_to_f32(load_u16(in + 2));
+
+        for (int b = 0; b < SUPER / BLOCK; b++) {
+            const uint8_t *quants = in + 16 + b / 2 * BLOCK;
+            int scale, least, shift = b % 2 * 4;
+
+            q4_k_scales(in + 4, b, &scale, &least);
+            for (int i = 0; i < BLOCK; i++)
+                out[b * BLOCK + i] =
+                    (float)(quants[i] >> shift & 15) * (d * (float)scale) - dmin * (float)least;
+        }
+    }
+}
+
+static void widen_q6_k(const uint8_t *in, float *out, int64_t n_supers)
+{
+    for (int64_t s = 0; s < n_supers; s++, in += 210, out += SUPER) {
+        const uint8_t *low = in, *high = in + 128;
+        const int8_t *scales = (const int8_t *)in + 192;
+        float d = cabe_f16_to_f32(load_u16(in + 208));
+
+        for (int i = 0; i < SUPER; i++) {
+            int half = i / 128, part = i % 128 / 32, l = i % 32;
+            int nibble = low[half * 64 + part % 2 * 32 + l] >> part / 2 * 4 & 15;
+            int pair = high[half * 32 + l] >> part * 2 & 3;
+
+            out[i] = (float)((nibble | pair << 4) - 32) * (d * (float)scales[i / 16]);
         }
     }
 }
@@ -83,8 +130,14 @@ static void to_f32(enum cabe_dtype from, const void *in, float *out, int64_t n)
         widen_q4_0(in, out, n / BLOCK);
         break;
     case CABE_Q4_1:
+        widen_q4_1(in, out, n / BLOCK);
+        break;
     case CABE_Q4_K:
+        widen_q4_k(in, out, n / SUPER);
+        break;
     case CABE_Q6_K:
+        widen_q6_k(in, out, n / SUPER);
+        break;
     case CABE_N_DTYPES:
         break;
     }

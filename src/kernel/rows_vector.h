@@ -11,6 +11,7 @@
 #include "kernel/simd.h"
 
 #define BLOCK 32
+#define SUPER 256
 
 /* Short runs of narrow elements go through a buffer, so that nothing past the end is touched. */
 static void widen_tail(enum cabe_dtype from, const void *in, float *out, int64_t n)
@@ -80,6 +81,72 @@ static void widen_q4_0(const uint8_t *in, float *out, int64_t n_blocks)
     }
 }
 
+/* Products of block formats are exact, so a fused sum rounds as scalar's does. */
+SIMD void widen_block(const int8_t *q, float scale, float least, float *out, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += LANES)
+        v_store(out + i, v_fma(v_from_i8(q + i), v_set(scale), v_set(least)));
+}
+
+static void widen_q4_1(const uint8_t *in, float *out, int64_t n_blocks)
+{
+    int8_t q[BLOCK];
+
+    for (int64_t b = 0; b < n_blocks; b++, in += 20, out += BLOCK) {
+        for (int i = 0; i < BLOCK / 2; i++)
+            q[i] = (int8_t)(in[4 + i] & 15);
+        for (int i = 0; i < BLOCK / 2; i++)
+            q[i + BLOCK / 2] = (int8_t)(in[4 + i] >> 4);
+        widen_block(q, block_scale(in), block_scale(in + 2), out, BLOCK);
+    }
+}
+
+static void widen_q4_k(const uint8_t *in, float *out, int64_t n_supers)
+{
+    int8_t q[2 * BLOCK];
+
+    for (int64_t s = 0; s < n_supers; s++, in += 144, out += SUPER) {
+        float d = block_scale(in), dmin = block_scale(in + 2);
+
+        for (int b = 0; b < SUPER / BLOCK; b += 2) {
+            const uint8_t *quants = in + 16 + b / 2 * BLOCK;
+            int scale, least;
+
+            for (int i = 0; i < BLOCK; i++)
+                q[i] = (int8_t)(quants[i] & 15);
+            for (int i = 0; i < BLOCK; i++)
+                q[i + BLOCK] = (int8_t)(quants[i] >> 4);
+            q4_k_scales(in + 4, b, &scale, &least);
+            widen_block(q, d * (float)scale, -(dmin * (float)least), out + b * BLOCK, BLOCK);
+            q4_k_scales(in + 4, b + 1, &scale, &least);
+            widen_block(q + BLOCK, d * (float)scale, -(dmin * (float)least), out + (b + 1) * BLOCK,
+                        BLOCK);
+        }
+    }
+}
+
+static void widen_q6_k(const uint8_t *in, float *out, int64_t n_supers)
+{
+    int8_t q[SUPER];
+
+    for (int64_t s = 0; s < n_supers; s++, in += 210, out += SUPER) {
+        const int8_t *scales = (const int8_t *)in + 192;
+        float d = block_scale(in + 208);
+
+        for (int part = 0; part < 8; part++) {
+            const uint8_t *low = in + part / 4 * 64 + part % 2 * 32,
+                          *high = in + 128 + part / 4 * 32;
+            int nibble = part % 4 / 2 * 4, pair = part % 4 * 2;
+
+            for (int l = 0; l < 32; l++)
+                q[part * 32 + l] =
+                    (int8_t)(((low[l] >> nibble & 15) | (high[l] >> pair & 3) << 4) - 32);
+        }
+        for (int i = 0; i < 16; i++)
+            from_i8(q + i * 16, d * (float)scales[i], out + i * 16, 16);
+    }
+}
+
 static void to_f32(enum cabe_dtype from, const void *in, float *out, int64_t n)
 {
     switch (from) {
@@ -101,6 +168,15 @@ static void to_f32(enum cabe_dtype from, const void *in, float *out, int64_t n)
         break;
     case CABE_Q4_0:
         widen_q4_0(in, out, n / BLOCK);
+        break;
+    case CABE_Q4_1:
+        widen_q4_1(in, out, n / BLOCK);
+        break;
+    case CABE_Q4_K:
+        widen_q4_k(in, out, n / SUPER);
+        break;
+    case CABE_Q6_K:
+        widen_q6_k(in, out, n / SUPER);
         break;
     default:
         cabe_rows_scalar.to_f32(from, in, out, n);

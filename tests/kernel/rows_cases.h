@@ -198,6 +198,47 @@ static void conversions(void **state)
             }
 }
 
+/* Blocks that are read only: any bytes, with scales that are numbers. */
+static void random_blocks(enum cabe_dtype dtype, uint8_t *out, int64_t n_blocks)
+{
+    int64_t bytes = (int64_t)cabe_dtype_bytes(dtype, cabe_dtype_block(dtype));
+
+    for (int64_t i = 0; i < n_blocks * bytes; i++)
+        out[i] = (uint8_t)random_u32();
+    for (int64_t b = 0; b < n_blocks; b++)
+        for (int scale = 0; scale < (dtype == CABE_Q6_K ? 1 : 2); scale++) {
+            uint16_t bits = random_u32() % 8 ? cabe_f32_to_f16(random_normal() * 0.01f)
+                                             : (uint16_t)(random_u32() & 0x83FF); /* subnormal */
+
+            memcpy(out + b * bytes + (dtype == CABE_Q6_K ? 208 : 2 * scale), &bits, sizeof bits);
+        }
+}
+
+static const enum cabe_dtype read_only[] = {CABE_Q4_1, CABE_Q4_K, CABE_Q6_K};
+#define N_READ_ONLY (sizeof read_only / sizeof read_only[0])
+
+static void super_blocks(void **state)
+{
+    (void)state;
+    for (size_t d = 0; d < N_READ_ONLY; d++)
+        for (int64_t n_blocks = 0; n_blocks < 40; n_blocks++) {
+            int64_t n = n_blocks * cabe_dtype_block(read_only[d]);
+            size_t bytes = (size_t)cabe_dtype_bytes(read_only[d], n);
+            struct block in = block_new(bytes, (size_t)n_blocks % 16),
+                         got = block_new((size_t)n * 4, 4);
+            float *want = floats_new(n, random_unit);
+
+            random_blocks(read_only[d], in.data, n_blocks);
+            under_test->to_f32(read_only[d], in.data, (float *)(void *)got.data, n);
+            cabe_rows_scalar.to_f32(read_only[d], in.data, want, n);
+            block_check(&got, "to_f32");
+            same_bits(cabe_dtype_name(read_only[d]), got.data, want, (size_t)n * 4, n);
+            block_free(&in);
+            block_free(&got);
+            free(want);
+        }
+}
+
 static void every_half(void **state)
 {
     uint16_t *bits = malloc(65536 * sizeof *bits), back[8];
@@ -499,8 +540,8 @@ static void sums(void **state)
 
 static void gathers(void **state)
 {
-    static const enum cabe_dtype dtypes[] = {CABE_F32, CABE_F16,  CABE_BF16,
-                                             CABE_I8,  CABE_Q8_0, CABE_Q4_0};
+    static const enum cabe_dtype dtypes[] = {CABE_F32,  CABE_F16,  CABE_BF16, CABE_I8,  CABE_Q8_0,
+                                             CABE_Q4_0, CABE_Q4_1, CABE_Q4_K, CABE_Q6_K};
     enum { V = 7, T = 9 };
     int32_t ids[T];
 
@@ -523,6 +564,9 @@ static void gathers(void **state)
                             cabe_rows_scalar.to_i8(row, (int8_t *)table + (size_t)v * row_bytes, c);
 
                         memcpy(table + V * row_bytes + (size_t)v * 4, &s, 4);
+                    } else if (dtypes[d] >= CABE_Q4_1) {
+                        random_blocks(dtypes[d], table + (size_t)v * row_bytes,
+                                      c / cabe_dtype_block(dtypes[d]));
                     } else {
                         cabe_rows_scalar.from_f32(dtypes[d], row, table + (size_t)v * row_bytes, c);
                     }
@@ -654,7 +698,7 @@ static int run_cases(const struct cabe_row_kernels *level, const char *name)
         cmocka_unit_test(sums),           cmocka_unit_test(gathers),
         cmocka_unit_test(pools),          cmocka_unit_test(attentions),
         cmocka_unit_test(nan_stays),      cmocka_unit_test(gated),
-        cmocka_unit_test(rotations),
+        cmocka_unit_test(rotations),      cmocka_unit_test(super_blocks),
     };
 
     under_test = level;

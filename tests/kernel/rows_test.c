@@ -1,4 +1,6 @@
 /* Every level of row kernels that this CPU has, against scalar; and scalar against known values. */
+#include <jansson.h>
+
 #include "kernel/kernel.h"
 #include "rows_cases.h"
 
@@ -78,11 +80,60 @@ static void known_turns(void **state)
     assert_float_equal(out[3], 2 * 0.8f + 4 * 0.6f, 1e-6f);
 }
 
+static uint8_t hex_byte(const char *text)
+{
+    unsigned value = 0;
+
+    assert_int_equal(sscanf(text, "%2x", &value), 1);
+    return (uint8_t)value;
+}
+
+/* Blocks as the reference reads them, bit for bit (tests/golden/README.md). */
+static void golden_blocks(void **state)
+{
+    json_t *golden = json_load_file("tests/golden/blocks.json", JSON_REJECT_DUPLICATES, NULL),
+           *type;
+    const char *name;
+
+    (void)state;
+    assert_non_null(golden);
+    assert_int_equal(json_object_size(golden), 5);
+    json_object_foreach(golden, name, type)
+    {
+        const char *blocks = json_string_value(json_object_get(type, "blocks"));
+        const char *values = json_string_value(json_object_get(type, "values"));
+        enum cabe_dtype dtype = cabe_dtype_find(name);
+        int64_t n = (int64_t)strlen(values) / 8;
+        size_t bytes = strlen(blocks) / 2;
+        uint8_t *raw = malloc(bytes);
+        float *got = malloc((size_t)n * sizeof *got);
+
+        assert_true(dtype < CABE_N_DTYPES);
+        assert_int_equal(cabe_dtype_bytes(dtype, n), bytes);
+        for (size_t i = 0; i < bytes; i++)
+            raw[i] = hex_byte(blocks + 2 * i);
+        cabe_rows_scalar.to_f32(dtype, raw, got, n);
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t want = 0, bits;
+
+            for (int k = 0; k < 4; k++)
+                want = want << 8 | hex_byte(values + 8 * i + 2 * k);
+            memcpy(&bits, &got[i], sizeof bits);
+            if (bits != want)
+                fail_msg("%s: element %lld is %08x, wanted %08x", name, (long long)i, bits, want);
+        }
+        free(raw);
+        free(got);
+    }
+    json_decref(golden);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gguf_blocks), cmocka_unit_test(known_values),
-        cmocka_unit_test(known_angles), cmocka_unit_test(known_turns)};
+        cmocka_unit_test(known_angles), cmocka_unit_test(known_turns),
+        cmocka_unit_test(golden_blocks)};
     int failed;
 
     seed_from_environment();
