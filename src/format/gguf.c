@@ -39,7 +39,7 @@ static const struct tensor_type {
     {25, "i16", 1, 2},          {26, "i32", 1, 4},          {27, "i64", 1, 8},
     {28, "f64", 1, 8},          {29, "iq1_m", 256, 56},     {30, "bf16", 1, 2},
     {34, "tq1_0", 256, 54},     {35, "tq2_0", 256, 66},     {39, "mxfp4", 32, 17},
-    {40, "nvfp4", 64, 36},
+    {40, "nvfp4", 64, 36},      {41, "q1_0", 128, 18},      {42, "q2_0", 64, 18},
 };
 
 static const struct tensor_type *find_type(uint32_t id)
@@ -336,8 +336,8 @@ static enum cabe_status read_tensor(struct parse *p, int file)
                          (unsigned long long)dims[2], (unsigned long long)dims[3]);
     type = find_type(type_id);
     if (!type)
-        return cabe_fail(p->err, CABE_ERR_UNSUPPORTED, "%s: tensor '%s': type %u is not known", p->path, tensor.name,
-                         type_id);
+        return cabe_fail(p->err, CABE_ERR_UNSUPPORTED, "%s: tensor '%s': type %u is not known; supported: f32, f16, bf16, q8_0, q4_0, q4_1, q4_k, q6_k",
+                         p->path, tensor.name, type_id);
     status = size_tensor(p, &tensor, type, count);
     return status == CABE_OK ? cabe_source_add_tensor(p->source, &tensor, p->err) : status;
 }

@@ -112,7 +112,7 @@ uint64_t cabe_model_n_params(const struct cabe_model *model)
 
 static int is_quantised(enum cabe_dtype dtype)
 {
-    return dtype == CABE_Q8_0 || dtype == CABE_Q4_0 || dtype == CABE_I8;
+    return dtype == CABE_I8 || cabe_dtype_block(dtype) > 1;
 }
 
 enum cabe_dtype cabe_model_main_dtype(const struct cabe_model *model)

@@ -23,7 +23,7 @@ static enum cabe_status load(struct cabe_embedder *e, const struct cabe_embedder
 
     if (config->dtype) {
         wishes.dtype = (int)cabe_dtype_find(config->dtype);
-        if (wishes.dtype > CABE_Q4_0)
+        if (wishes.dtype > CABE_Q4_0) /* those that from_f32 makes stand first */
             return cabe_fail(err, CABE_ERR_ARGUMENT, "dtype '%.32s'; wanted f32, f16, bf16, int8, q8_0 or q4_0",
                              config->dtype);
     }

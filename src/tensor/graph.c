@@ -382,7 +382,8 @@ cabe_value cabe_graph_gather(struct cabe_graph *graph, cabe_value table, cabe_va
     if (!good(graph) || !present(graph, table, "gather", "table") || !present(graph, ids, "gather", "ids"))
         return CABE_NO_VALUE;
     t = &graph->values[table];
-    if (t->packing != CABE_ROWS || (t->kind != CABE_WEIGHT && t->dtype != CABE_F32) || t->dtype > CABE_Q4_0) {
+    if (t->packing != CABE_ROWS || (t->kind != CABE_WEIGHT && t->dtype != CABE_F32) || t->dtype == CABE_I32 ||
+        !cabe_packed_ok(t->dtype, CABE_ROWS, 1, cabe_dtype_block(t->dtype))) {
         (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: %s in %s cannot be gathered from", t->name,
                         cabe_dtype_name(t->dtype), t->packing == CABE_PANELS ? "panels" : "rows");
         return CABE_NO_VALUE;
