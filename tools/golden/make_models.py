@@ -164,8 +164,68 @@ def pack_q4_0(values):
     return out
 
 
-PACK = {"F32": pack_f32, "F16": pack_f16, "BF16": pack_bf16, "Q8_0": pack_q8_0, "Q4_0": pack_q4_0}
-GGML_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "BF16": 30}
+def f16(x):
+    return struct.unpack("<e", struct.pack("<e", x))[0]
+
+
+def steps(x, scale, most):
+    """x / scale to the nearest of 0..most; 0 where the scale is."""
+    return min(most, max(0, int(x / scale + 0.5))) if scale else 0
+
+
+def pack_q4_1(values):
+    out = b""
+    for i in range(0, len(values), 32):
+        block = values[i:i + 32]
+        least = min(block)
+        d = f32((max(block) - least) / 15)
+        inverse = f32(1 / d) if d else 0.0
+        q = [min(15, int(f32(f32(f32(x - least) * inverse) + 0.5))) for x in block]
+        out += struct.pack("<ee16B", d, least, *(q[j] | q[j + 16] << 4 for j in range(16)))
+    return out
+
+
+def pack_q4_k(values):
+    """Super-blocks of 256 as GGUF lays them out; a plain rounding, not ggml's search for the best scales."""
+    out = b""
+    for i in range(0, len(values), 256):
+        blocks = [values[j:j + 32] for j in range(i, i + 256, 32)]
+        least = [min(0.0, min(block)) for block in blocks]
+        reach = [(max(block) - low) / 15 for block, low in zip(blocks, least)]
+        d, dmin = f16(max(0.0, max(reach)) / 63), f16(-min(least) / 63)
+        scales, mins = [steps(x, d, 63) for x in reach], [steps(-x, dmin, 63) for x in least]
+        q = [[steps(x + dmin * m, d * s, 15) for x in block] for block, s, m in zip(blocks, scales, mins)]
+        packed = [scales[j] | scales[j + 4] >> 4 << 6 for j in range(4)]
+        packed += [mins[j] | mins[j + 4] >> 4 << 6 for j in range(4)]
+        packed += [scales[j] & 15 | (mins[j] & 15) << 4 for j in range(4, 8)]
+        nibbles = [q[j][k] | q[j + 1][k] << 4 for j in range(0, 8, 2) for k in range(32)]
+        out += struct.pack("<ee12B128B", d, dmin, *packed, *nibbles)
+    return out
+
+
+def pack_q6_k(values):
+    """As pack_q4_k: 16 blocks of 16, signed scales of 8 bits, quants of 6."""
+    out = b""
+    for i in range(0, len(values), 256):
+        blocks = [values[j:j + 16] for j in range(i, i + 256, 16)]
+        reach = [max(map(abs, block)) / 31 for block in blocks]
+        d = f16(max(reach) / 127)
+        scales = [steps(x, d, 127) for x in reach]
+        scales = [-s if j % 3 == 1 else s for j, s in enumerate(scales)]  # readers must see the sign
+        q = [steps(x + 32 * d * s, d * s, 63) if d * s > 0 else 63 - steps(x - 31 * d * s, -d * s, 63)
+             for block, s in zip(blocks, scales) for x in block]
+        low, high = [0] * 128, [0] * 64
+        for j, x in enumerate(q):
+            half, part, k = j // 128, j % 128 // 32, j % 32
+            low[half * 64 + part % 2 * 32 + k] |= (x & 15) << part // 2 * 4
+            high[half * 32 + k] |= x >> 4 << part * 2
+        out += struct.pack("<128B64B16be", *low, *high, *scales, d)
+    return out
+
+
+PACK = {"F32": pack_f32, "F16": pack_f16, "BF16": pack_bf16, "Q8_0": pack_q8_0, "Q4_0": pack_q4_0,
+        "Q4_1": pack_q4_1, "Q4_K": pack_q4_k, "Q6_K": pack_q6_k}
+GGML_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30}
 
 # ---- files --------------------------------------------------------------------------------------------------
 
