@@ -107,6 +107,7 @@ static int conversions_agree(const struct cabe_row_kernels *row, const struct ca
                              struct room *room)
 {
     static const enum cabe_dtype dtypes[] = {CABE_F16, CABE_BF16, CABE_Q8_0, CABE_Q4_0};
+    static const enum cabe_dtype supers[] = {CABE_Q4_1, CABE_Q4_K, CABE_Q6_K};
     uint8_t *second = room->panels + K * 4;
 
     for (size_t i = 0; i < sizeof dtypes / sizeof *dtypes; i++) {
@@ -118,6 +119,44 @@ static int conversions_agree(const struct cabe_row_kernels *row, const struct ca
             memcmp(room->a, room->b, sizeof(float) * K) != 0)
             return 0;
     }
+    memcpy(second, room->x, K * 4);
+    for (size_t i = 0; i < K * 4; i++)
+        second[i] &= 0xBF; /* so that every f16 in it is a number */
+    for (size_t i = 0; i < sizeof supers / sizeof *supers; i++) {
+        row->to_f32(supers[i], second, room->a, 256);
+        scalar->to_f32(supers[i], second, room->b, 256);
+        if (memcmp(room->a, room->b, sizeof(float) * 256) != 0)
+            return 0;
+    }
+    return 1;
+}
+
+static int decoder_rows_agree(const struct cabe_row_kernels *row, const struct cabe_row_kernels *scalar,
+                              struct room *room)
+{
+    static const int32_t positions[] = {0, 3, 70000};
+    const int64_t n = 4 * (K / 4) - 3;
+
+    for (int act = CABE_ACT_GELU_ERF; act <= CABE_ACT_SILU; act++) {
+        row->glu((enum cabe_act)act, room->x, room->x + K, room->a, n);
+        scalar->glu((enum cabe_act)act, room->x, room->x + K, room->b, n);
+        if (!close_to(room->a, room->b, n, 4e-6f))
+            return 0;
+    }
+    for (int style = CABE_ROPE_ADJACENT; style <= CABE_ROPE_HALVES; style++)
+        for (int normed = 0; normed < 2; normed++) {
+            struct cabe_rope_heads heads = {.style = (enum cabe_rope)style, .n_heads = 4, .n_kv_heads = 2,
+                                            .head_dim = 56, .n_rot = 44, .eps = 1e-6f};
+            float *angles = (float *)(void *)room->scratch;
+
+            heads.q_gamma = normed ? room->weights : NULL;
+            heads.k_gamma = normed ? room->weights + 56 : NULL;
+            scalar->angles(positions, room->weights, 22, 1.0f, angles, 0, 3);
+            row->rope(&heads, room->x, angles, room->a, 0, 3);
+            scalar->rope(&heads, room->x, angles, room->b, 0, 3);
+            if (!close_to(room->a, room->b, 3 * 8 * 56, 1e-5f))
+                return 0;
+        }
     return 1;
 }
 
@@ -152,7 +191,7 @@ static int rows_agree(const struct cabe_row_kernels *row, const struct cabe_row_
         if (!close_to(room->a, room->b, T * 32, 1e-5f))
             return 0;
     }
-    return conversions_agree(row, scalar, room);
+    return decoder_rows_agree(row, scalar, room) && conversions_agree(row, scalar, room);
 }
 
 int cabe_kernels_selftest(enum cabe_level level)
