@@ -1,6 +1,6 @@
 /*
- * Row kernels of every level that this CPU has, on the shapes of MiniLM: median and least of several runs,
- * one thread.
+ * Row kernels of every level that this CPU has, on the shapes of MiniLM and of one row of a 1.1 B
+ * Llama: median and least of several runs, one thread.
  *
  *     rows_bench [name of a level]
  */
@@ -106,16 +106,84 @@ static void run_scan(const struct cabe_row_kernels *k)
     k->scan_ge(x, TOKENS * WIDE, 3.9f, found);
 }
 
+/* Rows of the decoder, one at a time as a step of one sequence has them; x stands in for gamma. */
+static void run_rms(const struct cabe_row_kernels *k)
+{
+    for (int t = 0; t < TOKENS / 4; t++)
+        k->norm(CABE_NORM_RMS, 1e-5f, x, NULL, y, NULL, out, 2048, 0, 1);
+}
+
+static void run_glu(const struct cabe_row_kernels *k)
+{
+    for (int t = 0; t < TOKENS / 4; t++)
+        k->glu(CABE_ACT_SILU, x, x + 5632, out, 5632);
+}
+
+static void rope_rows(const struct cabe_row_kernels *k, enum cabe_rope style, const float *gamma)
+{
+    struct cabe_rope_heads heads = {.style = style,
+                                    .n_heads = 32,
+                                    .n_kv_heads = 4,
+                                    .head_dim = 64,
+                                    .n_rot = 64,
+                                    .q_gamma = gamma,
+                                    .k_gamma = gamma,
+                                    .eps = 1e-6f};
+
+    for (int t = 0; t < TOKENS / 4; t++)
+        k->rope(&heads, x, y, out, 0, 1);
+}
+
+static void run_rope_adjacent(const struct cabe_row_kernels *k)
+{
+    rope_rows(k, CABE_ROPE_ADJACENT, NULL);
+}
+
+static void run_rope_normed(const struct cabe_row_kernels *k)
+{
+    rope_rows(k, CABE_ROPE_HALVES, y);
+}
+
+static void run_angles(const struct cabe_row_kernels *k)
+{
+    k->angles(ids, y, 32, 1.0f, out, 0, TOKENS / 4);
+}
+
+static void run_q4_1(const struct cabe_row_kernels *k)
+{
+    k->to_f32(CABE_Q4_1, bytes, out, TOKENS * C);
+}
+
+static void run_q4_k(const struct cabe_row_kernels *k)
+{
+    k->to_f32(CABE_Q4_K, bytes, out, TOKENS * C);
+}
+
+static void run_q6_k(const struct cabe_row_kernels *k)
+{
+    k->to_f32(CABE_Q6_K, bytes, out, TOKENS * C);
+}
+
 #define T ((double)TOKENS)
+#define R ((double)TOKENS / 4)
 static const struct job jobs[] = {
     {"gelu_erf 1536", run_gelu_erf, T, T *WIDE * 8, 0, "token"},
     {"gelu_tanh 1536", run_gelu_tanh, T, T *WIDE * 8, 0, "token"},
     {"silu 1536", run_silu, T, T *WIDE * 8, 0, "token"},
     {"layer norm + residual 384", run_norm, T, T *C * 12, 0, "token"},
     {"attention n=32, 12 x 32", run_attention_32, T, T *C * 16, T *HEADS * 32 * DIM * 4, "token"},
-    {"attention n=512, 12 x 32", run_attention_512, T, T *C * 16, T *HEADS * 512 * DIM * 4, "token"},
+    {"attention n=512, 12 x 32", run_attention_512, T, T *C * 16, T *HEADS * 512 * DIM * 4,
+     "token"},
     {"f16 to f32", run_f16, T *C, T *C * 6, 0, "element"},
     {"q4_0 to f32", run_q4_0, T *C, T *C * 4.56, 0, "element"},
+    {"q4_1 to f32", run_q4_1, T *C, T *C * 4.63, 0, "element"},
+    {"q4_k to f32", run_q4_k, T *C, T *C * 4.56, 0, "element"},
+    {"q6_k to f32", run_q6_k, T *C, T *C * 4.82, 0, "element"},
+    {"rms norm 2048", run_rms, R, R * 2048 * 12, 0, "row"},
+    {"swiglu 5632", run_glu, R, R * 5632 * 12, 0, "row"},
+    {"rope adjacent, 36 x 64", run_rope_adjacent, R, R * 40 * 64 * 8, 0, "row"},
+    {"rope halves + norm, 36 x 64", run_rope_normed, R, R * 40 * 64 * 8, 0, "row"},
+    {"angles of 32 pairs", run_angles, R, R * 64 * 4, 0, "row"},
     {"to int8, rows of 384", run_to_i8, T, T *C * 5, 0, "row"},
     {"gather int8, rows of 384", run_gather, T, T *C * 5, 0, "row"},
     {"pool mean of 32 x 384", run_pool, T / 32, T *C * 4, 0, "sequence"},
@@ -143,7 +211,7 @@ static void measure(const char *level, const struct cabe_row_kernels *k)
             ns[r] = (double)(cabe_clock_ns() - start);
         }
         qsort(ns, RUNS, sizeof ns[0], by_time);
-        printf("%-8s %-26s median %10.2f ns/%-8s least %10.2f  %7.2f GB/s", level, jobs[j].name,
+        printf("%-8s %-28s median %10.2f ns/%-8s least %10.2f  %7.2f GB/s", level, jobs[j].name,
                ns[RUNS / 2] / jobs[j].items, jobs[j].item, ns[0] / jobs[j].items,
                jobs[j].bytes / ns[RUNS / 2]);
         if (jobs[j].flops > 0)
