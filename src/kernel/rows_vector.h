@@ -60,12 +60,21 @@ static void from_i8(const int8_t *in, float scale, float *out, int64_t n)
 
 static float block_scale(const uint8_t *bytes)
 {
-    uint16_t bits[LANES] = {0};
-    float wide[LANES];
+    uint16_t bits;
 
-    memcpy(bits, bytes, sizeof bits[0]);
-    v_store(wide, v_from_f16(bits));
-    return wide[0];
+    memcpy(&bits, bytes, sizeof bits);
+    return v_one_f16(bits);
+}
+
+/* Of 16 bytes the low nibbles, minus `bias`, to low[16], the high ones to high[16]. */
+SIMD void nibbles(const uint8_t *in, int bias, int8_t *low, int8_t *high)
+{
+    __m128i x = _mm_loadu_si128((const __m128i *)(const void *)in), mask = _mm_set1_epi8(15);
+    __m128i minus = _mm_set1_epi8((char)bias);
+
+    _mm_storeu_si128((__m128i *)(void *)low, _mm_sub_epi8(_mm_and_si128(x, mask), minus));
+    _mm_storeu_si128((__m128i *)(void *)high,
+                     _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(x, 4), mask), minus));
 }
 
 static void widen_q4_0(const uint8_t *in, float *out, int64_t n_blocks)
@@ -73,10 +82,7 @@ static void widen_q4_0(const uint8_t *in, float *out, int64_t n_blocks)
     int8_t q[BLOCK];
 
     for (int64_t b = 0; b < n_blocks; b++, in += 18, out += BLOCK) {
-        for (int i = 0; i < BLOCK / 2; i++)
-            q[i] = (int8_t)((in[2 + i] & 15) - 8);
-        for (int i = 0; i < BLOCK / 2; i++)
-            q[i + BLOCK / 2] = (int8_t)((in[2 + i] >> 4) - 8);
+        nibbles(in + 2, 8, q, q + BLOCK / 2);
         from_i8(q, block_scale(in), out, BLOCK);
     }
 }
@@ -93,10 +99,7 @@ static void widen_q4_1(const uint8_t *in, float *out, int64_t n_blocks)
     int8_t q[BLOCK];
 
     for (int64_t b = 0; b < n_blocks; b++, in += 20, out += BLOCK) {
-        for (int i = 0; i < BLOCK / 2; i++)
-            q[i] = (int8_t)(in[4 + i] & 15);
-        for (int i = 0; i < BLOCK / 2; i++)
-            q[i + BLOCK / 2] = (int8_t)(in[4 + i] >> 4);
+        nibbles(in + 4, 0, q, q + BLOCK / 2);
         widen_block(q, block_scale(in), block_scale(in + 2), out, BLOCK);
     }
 }
@@ -112,10 +115,8 @@ static void widen_q4_k(const uint8_t *in, float *out, int64_t n_supers)
             const uint8_t *quants = in + 16 + b / 2 * BLOCK;
             int scale, least;
 
-            for (int i = 0; i < BLOCK; i++)
-                q[i] = (int8_t)(quants[i] & 15);
-            for (int i = 0; i < BLOCK; i++)
-                q[i + BLOCK] = (int8_t)(quants[i] >> 4);
+            nibbles(quants, 0, q, q + BLOCK);
+            nibbles(quants + 16, 0, q + 16, q + BLOCK + 16);
             q4_k_scales(in + 4, b, &scale, &least);
             widen_block(q, d * (float)scale, -(dmin * (float)least), out + b * BLOCK, BLOCK);
             q4_k_scales(in + 4, b + 1, &scale, &least);

@@ -170,6 +170,13 @@ SIMD vf v_from_f16(const uint16_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
+SIMD float v_one_f16(uint16_t bits)
+{
+    __m512 wide = _mm512_cvtph_ps(_mm256_set_epi64x(0, 0, 0, bits));
+
+    return _mm_cvtss_f32(_mm512_castps512_ps128(wide));
+}
+
 SIMD void v_to_f16(uint16_t *p, vf x)
 {
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
