@@ -123,6 +123,8 @@ static int add_texts(struct tpl_run *run, const struct tpl_value *a, const struc
     struct tpl_out made = {.run = run};
     int safe = a->safe || b->safe;
 
+    if (!cabe_tpl_reserve(&made, (size_t)a->n + b->n))
+        return 0;
     if (safe ? !cabe_tpl_escape(&made, a) || !cabe_tpl_escape(&made, b)
              : !cabe_tpl_put_part(&made, a, 0, a->n) || !cabe_tpl_put_part(&made, b, 0, b->n))
         return 0;

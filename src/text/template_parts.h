@@ -336,6 +336,7 @@ int cabe_tpl_items(struct tpl_run *run, const struct tpl_value *value, const str
 int cabe_tpl_from_json(struct tpl_run *run, const json_t *json, int outside, struct tpl_value *out);
 
 /* template_print.c: texts that grow, and values as texts */
+int cabe_tpl_reserve(struct tpl_out *out, size_t n); /* room for n bytes more */
 int cabe_tpl_put(struct tpl_out *out, const char *s, size_t n, const uint8_t *mark);
 int cabe_tpl_put_part(struct tpl_out *out, const struct tpl_value *text, size_t begin, size_t end);
 int cabe_tpl_put_literal(struct tpl_out *out, const char *text);

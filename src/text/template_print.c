@@ -9,7 +9,7 @@
 
 /* ---- texts that grow ---- */
 
-static int make_room(struct tpl_out *out, size_t n)
+int cabe_tpl_reserve(struct tpl_out *out, size_t n)
 {
     size_t wanted = out->n + n, room;
     char *s;
@@ -50,7 +50,7 @@ int cabe_tpl_put(struct tpl_out *out, const char *s, size_t n, const uint8_t *ma
 {
     if (n == 0)
         return 1;
-    if (!cabe_tpl_step(out->run, n / 64) || !make_room(out, n) || ((mark || out->mark) && !make_marks(out)))
+    if (!cabe_tpl_step(out->run, n / 64) || !cabe_tpl_reserve(out, n) || ((mark || out->mark) && !make_marks(out)))
         return 0;
     memcpy(out->s + out->n, s, n);
     if (mark)
