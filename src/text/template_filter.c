@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unicode/uchar.h>
 
 #include "text/template_parts.h"
 
@@ -132,6 +133,15 @@ static int do_replace(struct call *c)
            cabe_tpl_replace(c->run, &text, &a, &b, count && count->kind == TPL_INT ? count->i : -1, c->out);
 }
 
+static int needs_text(struct call *c)
+{
+    if (c->in->kind == TPL_TEXT)
+        return 1;
+    if (c->in->kind == TPL_UNDEFINED)
+        return cabe_tpl_fail_undefined(c->run, c->in);
+    return cabe_tpl_fail(c->run, CABE_ERR_FORMAT, "%s wants a str, not %s", c->name, cabe_tpl_type(c->in));
+}
+
 /* indent(width=4, first=False, blank=False) */
 static int do_indent(struct call *c)
 {
@@ -149,8 +159,9 @@ static int do_indent(struct call *c)
         return cabe_tpl_fail(c->run, CABE_ERR_FORMAT, "indent wants a text or at most 64");
     else if (width)
         spaces.n = width->i < 0 ? 0 : (uint32_t)width->i;
-    if (!text_input(c, &text))
+    if (!needs_text(c))
         return 0;
+    text = *c->in;
     /* The reference adds a newline at the end, so that splitlines() keeps an empty last line. */
     for (int line = 0; begin <= text.n; line++) {
         const char *newline = memchr(text.s + begin, '\n', text.n - begin);
@@ -195,16 +206,20 @@ static int do_truncate(struct call *c)
     struct tpl_value text, tail = cabe_tpl_literal("..."), part, blank = cabe_tpl_literal(" ");
     struct tpl_out made = {.run = c->run};
     int64_t length, leeway;
+    int64_t n;
     size_t end;
 
-    if (!text_input(c, &text) || !int_arg(c, 0, "length", 255, &length) ||
+    if (!cabe_tpl_length(c->run, c->in, &n) || !int_arg(c, 0, "length", 255, &length) ||
         !int_arg(c, 3, "leeway", 5, &leeway) || (tail_arg && !cabe_tpl_text_of(c->run, tail_arg, &tail)))
         return 0;
     if (length < (int64_t)cabe_tpl_text_length(&tail) || leeway < 0)
         return cabe_tpl_fail(c->run, CABE_ERR_FORMAT, "truncate to less than its end");
-    *c->out = text;
-    if ((int64_t)cabe_tpl_text_length(&text) <= length + leeway)
+    *c->out = *c->in;
+    if (n <= length + leeway)
         return 1;
+    if (!needs_text(c))
+        return 0;
+    text = *c->in;
     end = cabe_tpl_text_byte(&text, (size_t)(length - (int64_t)cabe_tpl_text_length(&tail)));
     part = cabe_tpl_text_part(&text, 0, end);
     for (size_t at = end; !true_arg(c, 1, "killwords", 0) && at-- > 0;)
@@ -230,6 +245,9 @@ static int do_urlencode(struct call *c)
     struct tpl_out made = {.run = c->run};
     char escape[8];
 
+    if (c->in->kind >= TPL_LIST && c->in->kind <= TPL_DICT)
+        return cabe_tpl_fail(c->run, CABE_ERR_UNSUPPORTED, "urlencode of a %s is not supported",
+                             cabe_tpl_type(c->in));
     if (!text_input(c, &text))
         return 0;
     for (uint32_t i = 0; i < text.n; i++) {
@@ -253,10 +271,11 @@ static int do_wordcount(struct call *c)
     if (!text_input(c, &text) || !cabe_tpl_step(c->run, text.n / 16))
         return 0;
     for (size_t at = 0; at < text.n; at += bytes) {
-        int space = cabe_tpl_is_space(cabe_tpl_code(text.s, text.n, at, &bytes));
+        uint32_t code = cabe_tpl_code(text.s, text.n, at, &bytes);
+        int is_word = code == '_' || u_isalnum((UChar32)code);
 
-        n += !space && !inside;
-        inside = !space;
+        n += is_word && !inside;
+        inside = is_word;
     }
     *c->out = cabe_tpl_int(n);
     return 1;
@@ -924,7 +943,7 @@ static const struct filter {
     {"sort", do_sort, 0, 3, {"reverse", "case_sensitive", "attribute"}},
     {"string", do_string, 0, 0, {0}},
     {"sum", do_sum, 0, 2, {"attribute", "start"}},
-    {"title", do_case, TPL_TITLE, 0, {0}},
+    {"title", do_case, TPL_TITLE_FILTER, 0, {0}},
     {"tojson", do_tojson, 0, 4, {"ensure_ascii", "indent", "separators", "sort_keys"}},
     {"trim", do_trim, 0, 1, {"chars"}},
     {"truncate", do_truncate, 0, 4, {"length", "killwords", "end", "leeway"}},

@@ -35,14 +35,17 @@ static int text_case(struct tpl_run *run, const struct tpl_value *input, const c
     return 1;
 }
 
+/* a % b == left */
 static int divides(struct tpl_run *run, const struct tpl_value *a, const struct tpl_value *b, int64_t left,
                    int *holds)
 {
-    if ((a->kind != TPL_INT && a->kind != TPL_BOOL) || (b->kind != TPL_INT && b->kind != TPL_BOOL) ||
-        b->i == 0)
-        return a->kind == TPL_UNDEFINED ? cabe_tpl_fail_undefined(run, a)
-                                        : cabe_tpl_fail(run, CABE_ERR_FORMAT, "a test of what is no integer");
-    *holds = b->i == -1 || (a->i % b->i != 0) == (left != 0);
+    struct tpl_value rest;
+    int equal;
+    const struct tpl_value wanted = cabe_tpl_int(left);
+
+    if (!cabe_tpl_binary(run, TPL_T_MOD, a, b, &rest) || !cabe_tpl_equal(run, &rest, &wanted, &equal))
+        return 0;
+    *holds = equal;
     return 1;
 }
 

@@ -325,7 +325,7 @@ const char *cabe_tpl_type(const struct tpl_value *value);   /* "str" */
 const char *cabe_tpl_object(const struct tpl_value *value); /* "str object" */
 int cabe_tpl_truth(struct tpl_run *run, const struct tpl_value *value);
 int cabe_tpl_equal(struct tpl_run *run, const struct tpl_value *a, const struct tpl_value *b, int *equal);
-/* *order below, at or above 0; fails where Python does not order these two. */
+/* *order -1, 0 or 1, or 2 beside a NaN; fails where Python does not order these two. */
 int cabe_tpl_order(struct tpl_run *run, const struct tpl_value *a, const struct tpl_value *b, const char *op,
                    int *order);
 int cabe_tpl_contains(struct tpl_run *run, const struct tpl_value *in, const struct tpl_value *item,
@@ -367,7 +367,7 @@ size_t cabe_tpl_text_find(const struct tpl_value *in, const struct tpl_value *wh
                           size_t from); /* SIZE_MAX */
 enum tpl_sides { TPL_LEFT = 1, TPL_RIGHT = 2, TPL_BOTH = 3 };
 struct tpl_value cabe_tpl_strip(const struct tpl_value *text, const struct tpl_value *chars, int sides);
-enum tpl_case { TPL_UPPER, TPL_LOWER, TPL_CAPITALIZE, TPL_TITLE };
+enum tpl_case { TPL_UPPER, TPL_LOWER, TPL_CAPITALIZE, TPL_TITLE, TPL_TITLE_FILTER };
 int cabe_tpl_recase(struct tpl_run *run, const struct tpl_value *text, enum tpl_case to,
                     struct tpl_value *out);
 int cabe_tpl_replace(struct tpl_run *run, const struct tpl_value *text, const struct tpl_value *old,

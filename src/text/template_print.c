@@ -50,7 +50,8 @@ int cabe_tpl_put(struct tpl_out *out, const char *s, size_t n, const uint8_t *ma
 {
     if (n == 0)
         return 1;
-    if (!cabe_tpl_step(out->run, n / 64) || !cabe_tpl_reserve(out, n) || ((mark || out->mark) && !make_marks(out)))
+    if (!cabe_tpl_step(out->run, n / 64) || !cabe_tpl_reserve(out, n) ||
+        ((mark || out->mark) && !make_marks(out)))
         return 0;
     memcpy(out->s + out->n, s, n);
     if (mark)

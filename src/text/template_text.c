@@ -178,8 +178,14 @@ static size_t put_utf8(char *out, uint32_t c)
     return n;
 }
 
-/* Character by character: words, or the first one only. */
-static int recase_words(struct tpl_run *run, const struct tpl_value *text, int first_only,
+/* What a word begins behind, for the filter title. */
+static int is_before_word(uint32_t c)
+{
+    return cabe_tpl_is_space(c) || (c < 0x80 && c != 0 && strchr("-({[<", (int)c) != NULL);
+}
+
+/* Character by character: words as str.title() has them, or the filter; or the first one only. */
+static int recase_words(struct tpl_run *run, const struct tpl_value *text, enum tpl_case to,
                         struct tpl_value *out)
 {
     struct tpl_out made = {.run = run};
@@ -188,14 +194,16 @@ static int recase_words(struct tpl_run *run, const struct tpl_value *text, int f
     char s[4];
 
     for (size_t at = 0; at < text->n; at += bytes) {
-        uint32_t c = cabe_tpl_code(text->s, text->n, at, &bytes);
-        uint32_t to = (uint32_t)(inside ? u_tolower((UChar32)c) : u_totitle((UChar32)c));
+        UChar32 c = (UChar32)cabe_tpl_code(text->s, text->n, at, &bytes);
+        UChar32 other = inside ? u_tolower(c) : to == TPL_TITLE_FILTER ? u_toupper(c) : u_totitle(c);
         uint8_t mark[4];
 
         memset(mark, text->mark ? text->mark[at] : 0, sizeof mark);
-        if (!cabe_tpl_put(&made, s, put_utf8(s, to), text->mark ? mark : NULL))
+        if (!cabe_tpl_put(&made, s, put_utf8(s, (uint32_t)other), text->mark ? mark : NULL))
             return 0;
-        inside = first_only || u_hasBinaryProperty((UChar32)c, UCHAR_CASED);
+        inside = to == TPL_CAPITALIZE     ? 1
+                 : to == TPL_TITLE_FILTER ? !is_before_word((uint32_t)c)
+                                          : u_hasBinaryProperty(c, UCHAR_CASED) != 0;
     }
     *out = cabe_tpl_taken(&made);
     return 1;
@@ -208,8 +216,8 @@ int cabe_tpl_recase(struct tpl_run *run, const struct tpl_value *text, enum tpl_
 
     if (!cabe_tpl_step(run, text->n / 16))
         return 0;
-    if (to == TPL_TITLE || to == TPL_CAPITALIZE)
-        return recase_words(run, text, to == TPL_CAPITALIZE, out);
+    if (to >= TPL_CAPITALIZE)
+        return recase_words(run, text, to, out);
     if (!is_ascii(text))
         return recase_whole(run, text, to == TPL_UPPER, out);
     s = cabe_tpl_new(run, text->n, 1);
@@ -934,7 +942,9 @@ int cabe_tpl_percent(struct tpl_run *run, const struct tpl_value *format, const 
         if (!ok)
             return 0;
     }
-    if (values->kind == TPL_TUPLE && next < values->list->n)
+    if (values->kind == TPL_TUPLE ? next < values->list->n
+                                  : next == 0 && values->kind != TPL_DICT && values->kind != TPL_LIST &&
+                                        values->kind != TPL_UNDEFINED)
         return cabe_tpl_fail(run, CABE_ERR_FORMAT, "not all arguments converted during string formatting");
     *out = cabe_tpl_taken(&made);
     return 1;

@@ -315,8 +315,7 @@ int cabe_tpl_order(struct tpl_run *run, const struct tpl_value *a, const struct 
     }
     if (a->kind == TPL_TEXT && b->kind == TPL_TEXT) {
         *order = memcmp(a->s, b->s, a->n < b->n ? a->n : b->n); /* UTF-8 orders as code points do */
-        if (*order == 0)
-            *order = a->n < b->n ? -1 : a->n > b->n;
+        *order = *order != 0 ? (*order > 0 ? 1 : -1) : a->n < b->n ? -1 : a->n > b->n;
         return cabe_tpl_step(run, a->n / 64);
     }
     if ((a->kind == TPL_LIST || a->kind == TPL_TUPLE) && a->kind == b->kind) {

@@ -163,6 +163,10 @@ LANGUAGE = r'''
 {% for i in range(2) -%}
   {{ i }}
 {%- endfor %} q
+{{ html|list|sort(reverse=true) }}{{ html|sort }}{{ "it's a-b (c)"|title }}{{ "it's a-b".title() }}{{ 'a, b! --'|wordcount }}{{ 4.0 is even }}{{ 1.5 is divisibleby 0.5 }}{{ 'x' % [1] }}{{ [1,2]|truncate(5) }}
+{{ 'x' % 5 }}
+{{ 5|indent }}
+{{ 5|truncate }}
 '''
 
 WHITESPACE = [
