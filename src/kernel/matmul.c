@@ -70,13 +70,14 @@ static int is_float(enum cabe_dtype dtype)
 /* Whether weights are widened in registers, for few rows. */
 static int is_few(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
 {
-    return kernels->matmul.floats->few && mm->t <= CABE_MATMUL_FEW && is_float(mm->dtype);
+    return kernels->matmul.floats->few && is_float(mm->dtype) &&
+           mm->t <= (mm->dtype == CABE_F32 ? CABE_MATMUL_FEW : CABE_MATMUL_FEW_16);
 }
 
 /* Precision HIGH: whether a chunk of the rows stays in cache for several panels, not all inputs for one. */
-static int by_chunks(const struct cabe_matmul *mm)
+static int by_chunks(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
 {
-    return mm->k > CABE_MATMUL_CHUNK && mm->t > CABE_MATMUL_FEW;
+    return !in_integers(mm) && mm->k > CABE_MATMUL_CHUNK && mm->t > CABE_MATMUL_FEW && !is_few(kernels, mm);
 }
 
 /* Panels of one call. */
@@ -86,9 +87,9 @@ static int64_t step_of(const struct cabe_kernels *kernels, const struct cabe_mat
 
     if (in_integers(mm))
         return unpacks(kernels, mm) && mm->t >= MANY_ROWS ? CABE_MATMUL_INTS_PANELS : 1;
-    if (by_chunks(mm))
+    if (by_chunks(kernels, mm))
         return HIGH_PANELS;
-    return mm->t <= CABE_MATMUL_FEW ? floats->panels_few : floats->panels_many;
+    return is_few(kernels, mm) || mm->t <= CABE_MATMUL_FEW ? floats->panels_few : floats->panels_many;
 }
 
 static struct plan plan_of(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
@@ -101,8 +102,10 @@ static struct plan plan_of(const struct cabe_kernels *kernels, const struct cabe
 
     if (in_integers(mm) && unpacks(kernels, mm)) /* a chunk of the rows stays in L2 for the panels of a call */
         most = CABE_MATMUL_ROWS_MAX;
-    else if (!in_integers(mm) && by_chunks(mm))
+    else if (by_chunks(kernels, mm))
         most = HIGH_ROWS;
+    else if (is_few(kernels, mm)) /* the weights come once */
+        most = CABE_MATMUL_ROWS_MAX;
     if (mm->t == 0 || mm->n == 0)
         return plan;
     plan.rows = clamp(up(up(mm->t, up(mm->t, most)), ROWS_STEP) * ROWS_STEP, ROWS_STEP, most);

@@ -10,7 +10,6 @@
 #include "kernel/matmul_level.h"
 
 #define ROWS 6 /* of a full tile */
-#define FEW CABE_MATMUL_FEW
 #define INLINE static inline __attribute__((always_inline))
 
 /* One k of m rows by p panels. */
@@ -169,7 +168,7 @@ INLINE void few_tile(const float *x, int64_t x_stride, const uint8_t *w, uint64_
                      const enum cabe_dtype dtype, const int m, const int p)
 {
     const int64_t half = dtype == CABE_F32 ? 32 : 16; /* bytes of eight weights */
-    __m256 sum[FEW * 2];
+    __m256 sum[8];
 
 #pragma GCC unroll 8
     for (int j = 0; j < m * p * 2; j++)
@@ -196,27 +195,39 @@ INLINE void few_tile(const float *x, int64_t x_stride, const uint8_t *w, uint64_
         _mm256_store_ps(acc + j * 8, sum[j]);
 }
 
+/* One panel and m rows: the first of more than four rows bring it in, the others find it in cache. */
+INLINE void few_rows(const float *x, int64_t x_stride, int64_t m, const uint8_t *w, int64_t k, float *acc,
+                     const enum cabe_dtype dtype)
+{
+    if (m == 1)
+        few_tile(x, x_stride, w, 0, k, acc, dtype, 1, 1);
+    else if (m == 2)
+        few_tile(x, x_stride, w, 0, k, acc, dtype, 2, 1);
+    else if (m == 3)
+        few_tile(x, x_stride, w, 0, k, acc, dtype, 3, 1);
+    else
+        few_tile(x, x_stride, w, 0, k, acc, dtype, 4, 1);
+}
+
 INLINE void few_of(const float *x, int64_t x_stride, int64_t rows, const uint8_t *w, uint64_t panel_bytes,
                    int64_t n_panels, int64_t k, float *acc, const enum cabe_dtype dtype)
 {
-    for (int64_t p = 0; p < n_panels;) {
+    for (int64_t p = 0; p < n_panels; p++) {
         const uint8_t *at = w + (uint64_t)p * panel_bytes;
         float *to = acc + p * rows * CABE_PANEL;
-        const int two = rows <= 2 && p + 1 < n_panels;
 
-        if (rows == 1 && two)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 1, 2);
-        else if (rows == 1)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 1, 1);
-        else if (two)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 2, 2);
-        else if (rows == 2)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 2, 1);
-        else if (rows == 3)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 3, 1);
-        else
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 4, 1);
-        p += 1 + two;
+        if (rows <= 2 && p + 1 < n_panels) {
+            if (rows == 1)
+                few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 1, 2);
+            else
+                few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 2, 2);
+            p++;
+            continue;
+        }
+        for (int64_t r = 0, m; r < rows; r += m) {
+            m = rows - r == 5 || rows - r == 6 ? 3 : rows - r < 4 ? rows - r : 4;
+            few_rows(x + r * x_stride, x_stride, m, at, k, to + r * CABE_PANEL, dtype);
+        }
     }
 }
 

@@ -108,7 +108,7 @@ INLINE void few_tile(const float *x, int64_t x_stride, const uint8_t *w, uint64_
                      const enum cabe_dtype dtype, const int m, const int p)
 {
     const int64_t bytes = dtype == CABE_F32 ? 64 : 32; /* of sixteen weights */
-    __m512 sum[CABE_MATMUL_FEW * 4];
+    __m512 sum[16];
 
 #pragma GCC unroll 16
     for (int j = 0; j < m * p; j++)
@@ -136,25 +136,28 @@ INLINE void few_of(const float *x, int64_t x_stride, int64_t rows, const uint8_t
 {
     for (int64_t p = 0, n; p < n_panels; p += n) {
         const uint8_t *at = w + (uint64_t)p * panel_bytes;
-        float *to = acc + p * rows * CABE_PANEL;
 
-        n = p + 4 <= n_panels ? 4 : 1;
-        if (rows == 1 && n == 4)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 1, 4);
-        else if (rows == 1)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 1, 1);
-        else if (rows == 2 && n == 4)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 2, 4);
-        else if (rows == 2)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 2, 1);
-        else if (rows == 3 && n == 4)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 3, 4);
-        else if (rows == 3)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 3, 1);
-        else if (n == 4)
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 4, 4);
-        else
-            few_tile(x, x_stride, at, panel_bytes, k, to, dtype, 4, 1);
+        n = rows <= 4 && p + 4 <= n_panels ? 4 : 1;
+        for (int64_t r = 0, m; r < rows; r += m) { /* more than four: the first bring the panel in */
+            const float *in = x + r * x_stride;
+            float *to = acc + (p * rows + r) * CABE_PANEL;
+
+            m = n == 4 ? rows : rows - r >= 4 ? 4 : rows - r >= 2 ? 2 : 1;
+            if (n == 4 && m == 1)
+                few_tile(in, x_stride, at, panel_bytes, k, to, dtype, 1, 4);
+            else if (n == 4 && m == 2)
+                few_tile(in, x_stride, at, panel_bytes, k, to, dtype, 2, 4);
+            else if (n == 4 && m == 3)
+                few_tile(in, x_stride, at, panel_bytes, k, to, dtype, 3, 4);
+            else if (n == 4)
+                few_tile(in, x_stride, at, panel_bytes, k, to, dtype, 4, 4);
+            else if (m == 1)
+                few_tile(in, x_stride, at, 0, k, to, dtype, 1, 1);
+            else if (m == 2)
+                few_tile(in, x_stride, at, 0, k, to, dtype, 2, 1);
+            else
+                few_tile(in, x_stride, at, 0, k, to, dtype, 4, 1);
+        }
     }
 }
 

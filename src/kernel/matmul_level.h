@@ -31,7 +31,8 @@
 #define CABE_MATMUL_CHUNK 384    /* inputs widened at a time; a multiple of 128 */
 #define CABE_MATMUL_ROWS_MAX 192 /* rows of a tile */
 #define CABE_MATMUL_PANELS_MAX 4 /* panels of one call */
-#define CABE_MATMUL_FEW 4        /* rows that are few: weights come from memory for each of them */
+#define CABE_MATMUL_FEW 4        /* rows that are few: a panel comes from memory for them */
+#define CABE_MATMUL_FEW_16 32    /* of F16 and BF16, where widening in registers spares a buffer */
 
 #define CABE_MATMUL_INTS_CHUNK 512 /* inputs unpacked at a time; a multiple of every block */
 #define CABE_MATMUL_INTS_PANELS 8  /* panels whose sums wait for the next chunk */
@@ -59,7 +60,7 @@ struct cabe_matmul_floats {
      * from `ahead`, and ahead_step bytes on, with every four k of a tile of rows. */
     void (*f32)(const float *x, int64_t x_stride, int64_t rows, const float *w, int64_t w_stride, int64_t n_panels,
                 int64_t k, float *acc, int first, const char *ahead, int64_t ahead_step);
-    /* The same of up to CABE_MATMUL_FEW rows and all k, from zero, with panels of F32, F16 or BF16 as they lie in
+    /* The same of few rows (up to CABE_MATMUL_FEW_16) and all k, from zero, with panels of F32, F16 or BF16 as they lie in
      * memory, panel_bytes apart. NULL: rows are few only to f32(). */
     void (*few)(enum cabe_dtype dtype, const float *x, int64_t x_stride, int64_t rows, const uint8_t *w,
                 uint64_t panel_bytes, int64_t n_panels, int64_t k, float *acc);

@@ -27,7 +27,7 @@
 #ifdef CABE_SIMD_EMULATED /* slower still, and the driver has been tested with the levels that are here */
 #define WORK_MAX 8000
 #define MANY_ROWS 29
-#define MANY_OUTPUTS 50
+#define MANY_OUTPUTS 70
 #else
 #define WORK_MAX 400000 /* multiply-adds of one case: scalar is slow */
 #define MANY_ROWS 215
