@@ -21,7 +21,7 @@
 #include "format/source.h"
 #include "tensor/graph.h"
 
-enum cabe_model_kind { CABE_MODEL_BERT, CABE_MODEL_STATIC };
+enum cabe_model_kind { CABE_MODEL_BERT, CABE_MODEL_STATIC, CABE_MODEL_DECODER };
 
 #define CABE_PREFIX_MAX 128
 
