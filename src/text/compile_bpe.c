@@ -295,11 +295,11 @@ static enum cabe_status fill_merges(const struct cabe_spec *spec, struct cabe_bp
 
 /* ---- classes of characters ---- */
 
-static uint8_t class_of(uint32_t c)
-{
-    uint32_t category = U_MASK(u_charType((UChar32)c));
+#define N_CODE_POINTS 0x110000u
 
-    return (uint8_t)((cabe_char_is_space(c) ? CABE_CLASS_SPACE : 0) |
+static uint8_t class_of(uint32_t category)
+{
+    return (uint8_t)((category & U_GC_Z_MASK ? CABE_CLASS_SPACE : 0) |
                      (category & U_GC_L_MASK ? CABE_CLASS_LETTER : 0) |
                      (category & U_GC_N_MASK ? CABE_CLASS_NUMBER : 0) |
                      (category & U_GC_M_MASK ? CABE_CLASS_MARK : 0) |
@@ -307,6 +307,15 @@ static uint8_t class_of(uint32_t c)
                      (category & U_GC_S_MASK ? CABE_CLASS_SYMBOL : 0) |
                      (category & (U_GC_LU_MASK | U_GC_LT_MASK) ? CABE_CLASS_UPPER : 0) |
                      (category & U_GC_LL_MASK ? CABE_CLASS_LOWER : 0));
+}
+
+/* Called by ICU for every run of code points of one category. */
+static UBool add_run(const void *context, UChar32 start, UChar32 limit, UCharCategory category)
+{
+    uint8_t *flat = *(uint8_t *const *)context;
+
+    memset(flat + start, class_of(U_MASK(category)), (size_t)(limit - start));
+    return 1;
 }
 
 /* The number of a page of classes among those that are there, which it joins if it is new. */
@@ -321,19 +330,26 @@ static uint16_t intern(struct cabe_classes *classes, size_t *n, const uint8_t pa
 
 static enum cabe_status fill_classes(struct cabe_bpe_tables *tables, struct cabe_error *err)
 {
+    uint8_t *flat = cabe_calloc(N_CODE_POINTS, 1);
     size_t n = 0;
 
     tables->classes = cabe_calloc(1, sizeof *tables->classes + CABE_CLASS_PAGES * 256);
-    if (!tables->classes)
+    if (!tables->classes || !flat) {
+        cabe_free(flat);
         return cabe_fail(err, CABE_ERR_OOM, "classes of characters");
+    }
+    u_enumCharTypes(add_run, &flat);
+    for (uint32_t c = 0; c < 0xA0; c++) /* controls that are white space */
+        flat[c] |= cabe_char_is_space(c) ? CABE_CLASS_SPACE : 0;
     for (uint32_t page = 0; page < CABE_CLASS_PAGES; page++) {
-        uint8_t classes[256];
+        const uint8_t *classes = flat + (size_t)page * 256;
+        int is_last = page > 0 && memcmp(classes, classes - 256, 256) == 0;
 
-        for (uint32_t i = 0; i < 256; i++)
-            classes[i] = class_of(page << 8 | i);
-        tables->classes->pages[page] = intern(tables->classes, &n, classes);
+        tables->classes->pages[page] =
+            is_last ? tables->classes->pages[page - 1] : intern(tables->classes, &n, classes);
     }
     tables->classes_bytes = sizeof *tables->classes + n * 256;
+    cabe_free(flat);
     return CABE_OK;
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the seeds of the gguf, safetensors, config_json and zip fuzz targets to tests/fuzz/corpus/.
+"""Writes the seeds of the gguf, gguf_tokenizer, safetensors, config_json and zip fuzz targets to tests/fuzz/corpus/.
 
 Everything is made here, from nothing but this file, and comes out the same each time.
 usage: tests/fuzz/make_corpus.py
@@ -30,6 +30,35 @@ def gguf(keys, tensors, data, version=3, alignment=32):
 
 def array(kind, items):
     return struct.pack("<IQ", kind, len(items)) + b"".join(items)
+
+
+def vocabulary(model, tokens, kinds, extra=()):
+    """A GGUF with nothing but a tokenizer: tokens with their scores, types, and further keys."""
+    return gguf([("tokenizer.ggml.model", 8, text(model)),
+                 ("tokenizer.ggml.tokens", 9, array(8, [text(token) for token in tokens])),
+                 ("tokenizer.ggml.scores", 9, array(6, [struct.pack("<f", -i) for i in range(len(tokens))])),
+                 ("tokenizer.ggml.token_type", 9, array(5, [struct.pack("<i", kinds.get(t, 1)) for t in tokens])),
+                 *extra], [], b"")
+
+
+def gguf_tokenizer_seeds():
+    ids = [("tokenizer.ggml.bos_token_id", 4, struct.pack("<I", 1)), ("tokenizer.ggml.eos_token_id", 4, struct.pack("<I", 2))]
+    kinds = {"<unk>": 2, "<s>": 3, "</s>": 3, "<|im_end|>": 3, "[UNK]": 3, "[CLS]": 3, "[SEP]": 3}
+    named = [f"<0x{byte:02X}>" for byte in (10, 195, 169, 240, 159)]
+    llama = ["<unk>", "<s>", "</s>", *named, "▁", "O", "n", "▁O", "ce", "c", "e", "▁On", "▁Once", "中"]
+    merges = ["h e", "Ġ t", "i m", "Ġt im", "Ġtim e", "1 2", "Ã ©"]
+    gpt2 = ["<|im_end|>", "<s>", "</s>", *"OncupatimehI'l123Ġ,Ã©", "he", "Ġt", "im", "Ġtim", "Ġtime", "12", "Ã©"]
+    yield "llama", vocabulary("llama", llama, kinds | {name: 6 for name in named},
+                              ids + [("tokenizer.chat_template", 8, text("{{ messages }}"))])
+    yield "bert", vocabulary("bert", ["[UNK]", "[CLS]", "[SEP]", "▁once", "upon", "▁a", ","], kinds)
+    yield "t5", vocabulary("t5", llama, kinds, ids)
+    for pre in ("gpt-2", "smollm", "llama-bpe", "qwen35", "gpt-4o", "deepseek-llm", "deepseek-coder", "deepseek-v3", "default"):
+        yield pre, vocabulary("gpt2", list(dict.fromkeys(gpt2)), kinds,
+                              ids + [("tokenizer.ggml.pre", 8, text(pre)),
+                                     ("tokenizer.ggml.merges", 9, array(8, [text(merge) for merge in merges]))])
+    words = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), " ", "O", " O"]
+    yield "llama2c", struct.pack("<i", 6) + b"".join(
+        struct.pack("<fi", -i, len(word)) + word.encode() for i, word in enumerate(words))
 
 
 def gguf_seeds():
@@ -155,7 +184,7 @@ def zip_seeds():
 
 
 def main():
-    for name, seeds in [("gguf", gguf_seeds), ("safetensors", safetensors_seeds),
+    for name, seeds in [("gguf", gguf_seeds), ("gguf_tokenizer", gguf_tokenizer_seeds), ("safetensors", safetensors_seeds),
                         ("config_json", config_json_seeds), ("zip", zip_seeds)]:
         folder = CORPUS / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ static void encode(const struct cabe_tokenizer *tokenizer, const char *text, siz
     struct cabe_encoding encoding = {0};
     struct cabe_error err;
 
-    for (int i = 0; i < 2; i++, options.max_tokens = 40) {
+    for (int i = 0; i < 3; i++, options.max_tokens = 40, options.parse_special = i < 2) {
         if (cabe_tokenizer_encode(tokenizer, text, bytes, &options, &encoding, &err) != CABE_OK)
             continue;
         for (size_t k = 0; k < encoding.n; k++)
@@ -40,6 +40,23 @@ static void encode(const struct cabe_tokenizer *tokenizer, const char *text, siz
         require(options.max_tokens == 0 || encoding.n <= options.max_tokens);
     }
     cabe_encoding_clear(&encoding);
+}
+
+/* Every token in a row: the stream is UTF-8 and stays within its room. */
+static void decode(const struct cabe_tokenizer *tokenizer)
+{
+    struct cabe_decoder decoder = {.special = 1};
+    size_t room = cabe_decoder_room(tokenizer), n;
+    char *out = cabe_malloc(room);
+
+    require(out != NULL);
+    for (int32_t id = -1; id < cabe_tokenizer_n_tokens(tokenizer) && id < 1000; id++) {
+        n = cabe_decoder_put(&decoder, tokenizer, id, out);
+        require(n <= room && cabe_utf8_valid(out, n) == n);
+    }
+    n = cabe_decoder_end(&decoder, out);
+    require(n <= room && cabe_utf8_valid(out, n) == n);
+    cabe_free(out);
 }
 
 static void use(const void *block, size_t bytes, const char *text, size_t text_bytes)
@@ -58,6 +75,7 @@ static void use(const void *block, size_t bytes, const char *text, size_t text_b
         if (token)
             (void)cabe_tokenizer_find(tokenizer, token, n);
     }
+    decode(tokenizer);
     cabe_tokenizer_close(tokenizer);
 }
 
@@ -92,7 +110,18 @@ static const char *const bases[] = {
     "{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFKC\"},{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" {2,}\"},"
     "\"content\":\" \"},{\"type\":\"Replace\",\"pattern\":{\"String\":\"am\"},\"content\":\"AM\"},{\"type\":\"Lowercase\"},"
     "{\"type\":\"Precompiled\",\"precompiled_charsmap\":\""
-    "CAAAAAAEAAAAAAAAAAAA\"}]},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}"};
+    "CAAAAAAEAAAAAAAAAAAA\"}]},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}",
+    "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"T\":0,\"h\":1,\"e\":2,\"\xC4\xA0\":3,\"he\":4,\"\xC4\xA0L\":5,\"L\":6,"
+    "\"amp\":7,\"a\":8,\"m\":9,\"p\":10,\"am\":11,\"The\":12,\"\xC3\x83\":13,\"\xC2\xA9\":14,\"\xC3\x83\xC2\xA9\":15},"
+    "\"merges\":[\"h e\",\"T he\",\"\xC4\xA0 L\",\"a m\",\"am p\",\"\xC3\x83 \xC2\xA9\"]},\"pre_tokenizer\":{\"type\":"
+    "\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"\\\\p{N}{1,3}\"}},{\"type\":\"ByteLevel\"}]},"
+    "\"post_processor\":{\"type\":\"ByteLevel\"},\"added_tokens\":[{\"id\":16,\"content\":\"<tag>\",\"special\":true}]}",
+    "{\"model\":{\"type\":\"BPE\",\"unk_token\":\"u\",\"fuse_unk\":true,\"byte_fallback\":true,\"vocab\":{\"u\":0,"
+    "\"\xE2\x96\x81\":1,\"L\":2,\"a\":3,\"\xE2\x96\x81L\":4,\"La\":5,\"<0xC3>\":6,\"<0xA9>\":7,\"m\":8,\"\xE4\xB8\xAD\":9},"
+    "\"merges\":[\"\xE2\x96\x81 L\",\"L a\"]},\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Prepend\","
+    "\"prepend\":\"\xE2\x96\x81\"},{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xE2\x96\x81\"}]},"
+    "\"added_tokens\":[{\"id\":10,\"content\":\"<tag>\",\"normalized\":true}]}"};
+enum { N_BASES = sizeof bases / sizeof bases[0] };
 
 static void mend(uint8_t *block, size_t bytes)
 {
@@ -114,9 +143,9 @@ static void mend(uint8_t *block, size_t bytes)
 
 static void try_patches(const uint8_t *data, size_t size)
 {
-    static void *good[2];
-    static size_t good_bytes[2];
-    int which = size > 0 && (data[0] & 1);
+    static void *good[N_BASES];
+    static size_t good_bytes[N_BASES];
+    int which = size > 0 ? data[0] % N_BASES : 0;
     uint8_t *block;
 
     if (!good[which]) { /* kept for the life of the process */
