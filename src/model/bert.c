@@ -72,19 +72,6 @@ static int claims(const struct cabe_source *source)
 
 /* ---- configuration ---- */
 
-static enum cabe_status wanted_i64(const struct cabe_source *source, const json_t *json, const char *key, int64_t min,
-                                   int64_t max, int64_t *out, struct cabe_error *err)
-{
-    int found = json ? cabe_describe_json_i64(json, key, out) : cabe_source_get_i64(source, key, out);
-
-    if (!found)
-        return cabe_fail(err, CABE_ERR_NOT_FOUND, "%s: no integer of that name", key);
-    if (*out < min || *out > max)
-        return cabe_fail(err, CABE_ERR_FORMAT, "%s: %lld, wanted %lld to %lld", key, (long long)*out, (long long)min,
-                         (long long)max);
-    return CABE_OK;
-}
-
 static enum cabe_status check_shape(const struct cabe_model_config *config, struct cabe_error *err)
 {
     if (config->width % config->n_heads != 0)
@@ -92,22 +79,6 @@ static enum cabe_status check_shape(const struct cabe_model_config *config, stru
                          (long long)config->width, (long long)config->n_heads);
     if (!(config->eps > 0 && config->eps < 0.1f))
         return cabe_fail(err, CABE_ERR_FORMAT, "layer norm epsilon %g, wanted 0 to 0.1", (double)config->eps);
-    return CABE_OK;
-}
-
-static enum cabe_status read_act(struct cabe_model_config *config, const char *name, struct cabe_error *err)
-{
-    if (!name || strcmp(name, "gelu") == 0)
-        config->act = CABE_ACT_GELU_ERF;
-    else if (strcmp(name, "gelu_new") == 0 || strcmp(name, "gelu_pytorch_tanh") == 0)
-        config->act = CABE_ACT_GELU_TANH;
-    else if (strcmp(name, "relu") == 0)
-        config->act = CABE_ACT_RELU;
-    else if (strcmp(name, "silu") == 0 || strcmp(name, "swish") == 0)
-        config->act = CABE_ACT_SILU;
-    else
-        return cabe_fail(err, CABE_ERR_UNSUPPORTED,
-                         "hidden_act '%.32s'; supported: gelu, gelu_new, gelu_pytorch_tanh, relu, silu", name);
     return CABE_OK;
 }
 
@@ -153,6 +124,7 @@ static enum cabe_status read_folder(struct cabe_model_config *config, const stru
     const char *type = cabe_describe_json_text(json, "model_type");
     const char *name = cabe_describe_json_text(json, "_name_or_path");
     const char *kind = cabe_describe_json_text(json, "position_embedding_type");
+    const char *act = cabe_describe_json_text(json, "hidden_act");
     int64_t pad = 1, limit;
     double eps = 1e-12;
     enum cabe_status status;
@@ -169,7 +141,7 @@ static enum cabe_status read_folder(struct cabe_model_config *config, const stru
     };
 
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
-        status = wanted_i64(source, json, wanted[i].key, 1, wanted[i].max, wanted[i].out, err);
+        status = cabe_describe_wanted(source, json, wanted[i].key, 1, wanted[i].max, wanted[i].out, err);
         if (status != CABE_OK)
             return cabe_fail_in(err, status, "config.json");
     }
@@ -194,7 +166,7 @@ static enum cabe_status read_folder(struct cabe_model_config *config, const stru
         config->max_tokens = limit;
     if (name)
         cabe_describe_copy(config->name, sizeof config->name, name, strlen(name));
-    status = read_act(config, cabe_describe_json_text(json, "hidden_act"), err);
+    status = cabe_describe_act(config, act ? act : "gelu", err);
     return status == CABE_OK ? read_modules(config, source, err) : status;
 }
 
@@ -220,7 +192,7 @@ static enum cabe_status read_gguf(struct cabe_model_config *config, const struct
     };
 
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
-        status = wanted_i64(source, NULL, wanted[i].key, 1, wanted[i].max, wanted[i].out, err);
+        status = cabe_describe_wanted(source, NULL, wanted[i].key, 1, wanted[i].max, wanted[i].out, err);
         if (status != CABE_OK)
             return status;
     }
@@ -400,7 +372,7 @@ static cabe_value norm(const struct builder *b, cabe_value x, const char *name)
 }
 
 static void build(struct cabe_graph *graph, const struct cabe_model *model, const struct cabe_model_choice *choice,
-                  int states)
+                  int flags)
 {
     const struct cabe_model_config *config = &model->config;
     struct builder b = {graph, model, choice, 0};
@@ -429,7 +401,7 @@ static void build(struct cabe_graph *graph, const struct cabe_model *model, cons
         y = linear(&b, x, "up", CABE_NO_VALUE, config->act);
         x = norm(&b, linear(&b, y, "down", x, CABE_ACT_NONE), "norm2");
     }
-    if (states)
+    if (flags & CABE_GRAPH_STATES)
         cabe_graph_output(graph, x, CABE_MODEL_STATES);
     x = cabe_graph_pool(graph, x, offsets, CABE_NO_VALUE, config->pool);
     if (config->normalise)
@@ -437,4 +409,4 @@ static void build(struct cabe_graph *graph, const struct cabe_model *model, cons
     cabe_graph_output(graph, x, CABE_MODEL_EMBEDDINGS);
 }
 
-const struct cabe_network cabe_network_bert = {CABE_MODEL_BERT, "bert", claims, describe, build};
+const struct cabe_network cabe_network_bert = {CABE_MODEL_BERT, "bert", claims, describe, build, NULL, NULL};

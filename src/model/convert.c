@@ -74,19 +74,31 @@ uint64_t cabe_model_convert_bytes(const struct cabe_model *model, const struct c
     return most;
 }
 
+/* Vectors stacked end to end are one row here, but parts of it, which need not be of one length, there. */
+static enum cabe_status read_vectors(const struct cabe_source *source, const struct cabe_model_weight *weight,
+                                     uint8_t *out, struct cabe_error *err)
+{
+    enum cabe_status status = CABE_OK;
+
+    for (int i = 0; i < weight->n_parts && status == CABE_OK; i++) {
+        const struct cabe_source_tensor *tensor = weight->part[i].tensor;
+        uint64_t bytes = cabe_dtype_bytes(weight->from, tensor->shape[3]);
+
+        status = cabe_source_read(source, tensor, (uint64_t)weight->part[i].first_row * bytes, bytes, out, err);
+        out += bytes;
+    }
+    return status;
+}
+
 /* Rows [begin, begin + n) of the stacked parts, as the file has them. */
 static enum cabe_status read_rows(const struct cabe_source *source, const struct cabe_model_weight *weight,
                                   int64_t begin, int64_t n, uint8_t *out, struct cabe_error *err)
 {
-    /* Vectors stacked end to end are one row here, but parts of it there. */
-    int64_t cols = weight->role == CABE_ROLE_VECTOR ? weight->cols / weight->n_parts : weight->cols;
-    uint64_t row_bytes = cabe_dtype_bytes(weight->from, cols);
+    uint64_t row_bytes = cabe_dtype_bytes(weight->from, weight->cols);
     int64_t first = 0;
 
-    if (weight->role == CABE_ROLE_VECTOR) {
-        begin = 0;
-        n = weight->n_parts;
-    }
+    if (weight->role == CABE_ROLE_VECTOR)
+        return read_vectors(source, weight, out, err);
     for (int i = 0; i < weight->n_parts && n > 0; first += weight->part[i++].n_rows) {
         int64_t in_part = begin - first, left = weight->part[i].n_rows - in_part, take = n < left ? n : left;
         enum cabe_status status;
@@ -224,6 +236,28 @@ static enum cabe_status convert_integers(const struct cabe_source *source, const
     return status == CABE_OK ? sink->write(sink->self, out, (uint64_t)weight->cols * 4, err) : status;
 }
 
+/* What the configuration says, divided by what the file has besides. */
+static enum cabe_status convert_computed(const struct cabe_source *source, const struct cabe_model *model,
+                                         const struct cabe_model_weight *weight, const struct work *work,
+                                         const struct cabe_model_sink *sink, struct cabe_error *err)
+{
+    const struct cabe_row_kernels *kernels = &cabe_kernels_at(CABE_LEVEL_SCALAR)->row;
+    float *out = (float *)(void *)work->result;
+    enum cabe_status status = CABE_OK;
+
+    cabe_decoder_frequencies(&model->config.decoder, out);
+    if (weight->n_parts > 0) {
+        status = read_vectors(source, weight, work->source, err);
+        if (status == CABE_OK)
+            widen(kernels, weight->from, work->source, work->row, weight->cols);
+        for (int64_t i = 0; i < weight->cols && status == CABE_OK; i++)
+            out[i] /= work->row[i];
+        if (status == CABE_OK)
+            status = check_finite(out, weight->cols, 0, err);
+    }
+    return status == CABE_OK ? sink->write(sink->self, out, (uint64_t)weight->cols * 4, err) : status;
+}
+
 enum cabe_status cabe_model_convert(const struct cabe_model *model, const struct cabe_source *source,
                                     const struct cabe_model_weight *weight, const struct cabe_model_choice *choice,
                                     void *block, const struct cabe_model_sink *sink, struct cabe_error *err)
@@ -233,13 +267,16 @@ enum cabe_status cabe_model_convert(const struct cabe_model *model, const struct
     struct work work;
 
     place(&work, weight, choice, block);
-    if (weight->role == CABE_ROLE_MATRIX)
+    if (weight->is_computed)
+        status = convert_computed(source, model, weight, &work, sink, err);
+    else if (weight->role == CABE_ROLE_MATRIX)
         status = convert_matrix(source, weight, to, &work, sink, err);
     else if (to == CABE_I32)
         status = convert_integers(source, model, weight, &work, sink, err);
     else
         status = convert_rows(source, weight, to, &work, sink, err);
     if (status != CABE_OK)
-        return cabe_fail_in(err, status, "%s: %s", cabe_source_path(source), weight->part[0].tensor->name);
+        return cabe_fail_in(err, status, "%s: %s", cabe_source_path(source),
+                            weight->n_parts > 0 ? weight->part[0].tensor->name : weight->name);
     return CABE_OK;
 }

@@ -139,6 +139,35 @@ int cabe_describe_json_f64(const json_t *object, const char *key, double *out)
     return 1;
 }
 
+enum cabe_status cabe_describe_wanted(const struct cabe_source *source, const json_t *json, const char *key,
+                                      int64_t min, int64_t max, int64_t *out, struct cabe_error *err)
+{
+    int found = json ? cabe_describe_json_i64(json, key, out) : cabe_source_get_i64(source, key, out);
+
+    if (!found)
+        return cabe_fail(err, CABE_ERR_NOT_FOUND, "%s: no integer of that name", key);
+    if (*out < min || *out > max)
+        return cabe_fail(err, CABE_ERR_FORMAT, "%s: %lld, wanted %lld to %lld", key, (long long)*out, (long long)min,
+                         (long long)max);
+    return CABE_OK;
+}
+
+enum cabe_status cabe_describe_act(struct cabe_model_config *config, const char *name, struct cabe_error *err)
+{
+    if (strcmp(name, "gelu") == 0)
+        config->act = CABE_ACT_GELU_ERF;
+    else if (strcmp(name, "gelu_new") == 0 || strcmp(name, "gelu_pytorch_tanh") == 0)
+        config->act = CABE_ACT_GELU_TANH;
+    else if (strcmp(name, "relu") == 0)
+        config->act = CABE_ACT_RELU;
+    else if (strcmp(name, "silu") == 0 || strcmp(name, "swish") == 0)
+        config->act = CABE_ACT_SILU;
+    else
+        return cabe_fail(err, CABE_ERR_UNSUPPORTED,
+                         "hidden_act '%.32s'; supported: gelu, gelu_new, gelu_pytorch_tanh, relu, silu", name);
+    return CABE_OK;
+}
+
 const char *cabe_describe_json_text(const json_t *object, const char *key)
 {
     return json_string_value(json_object_get(object, key));

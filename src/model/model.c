@@ -7,10 +7,11 @@
 
 #define N_WEIGHTS_MAX 100000
 #define N_LAYERS_MAX 1024
+#define SUPPORTED "llama, mistral, qwen2, qwen3, bert, xlm-roberta, roberta, model2vec"
 #define WIDTH_MAX (1 << 20)
 #define ROWS_MAX (INT64_C(1) << 31)
 
-static const struct cabe_network *const networks[] = {&cabe_network_bert, &cabe_network_static};
+static const struct cabe_network *const networks[] = {&cabe_network_bert, &cabe_network_static, &cabe_network_decoder};
 #define N_NETWORKS (sizeof networks / sizeof networks[0])
 
 const char *cabe_model_kind_name(enum cabe_model_kind kind)
@@ -38,10 +39,10 @@ static enum cabe_status unknown_network(const struct cabe_source *source, struct
     if (!text && !cabe_source_get_string(source, "general.architecture", &text, &bytes))
         return cabe_fail(err, CABE_ERR_UNSUPPORTED,
                          "%s: names no architecture (general.architecture or config.json's model_type); "
-                         "supported: bert, xlm-roberta, roberta, model2vec",
+                         "supported: " SUPPORTED,
                          cabe_source_path(source));
     return cabe_fail(err, CABE_ERR_UNSUPPORTED,
-                     "%s: architecture '%.*s'; supported: bert, xlm-roberta, roberta, model2vec",
+                     "%s: architecture '%.*s'; supported: " SUPPORTED,
                      cabe_source_path(source), (int)(bytes < 64 ? bytes : 64), text);
 }
 
@@ -105,7 +106,7 @@ uint64_t cabe_model_n_params(const struct cabe_model *model)
     uint64_t n = 0;
 
     for (int32_t i = 0; i < model->n_weights; i++)
-        if (model->weight[i].role != CABE_ROLE_HOST)
+        if (model->weight[i].role != CABE_ROLE_HOST && !model->weight[i].is_computed)
             n += (uint64_t)model->weight[i].rows * (uint64_t)model->weight[i].cols;
     return n;
 }
@@ -118,14 +119,21 @@ static int is_quantised(enum cabe_dtype dtype)
 enum cabe_dtype cabe_model_main_dtype(const struct cabe_model *model)
 {
     const struct cabe_model_weight *table = NULL;
+    double elements[CABE_N_DTYPES] = {0};
+    int most = -1;
 
     for (int32_t i = 0; i < model->n_weights; i++) {
-        if (model->weight[i].role == CABE_ROLE_MATRIX)
-            return model->weight[i].from;
-        if (model->weight[i].role == CABE_ROLE_TABLE && !table)
-            table = &model->weight[i];
+        const struct cabe_model_weight *weight = &model->weight[i];
+
+        if (weight->role == CABE_ROLE_TABLE && !table)
+            table = weight;
+        if (weight->role != CABE_ROLE_MATRIX)
+            continue;
+        elements[weight->from] += (double)weight->rows * (double)weight->cols;
+        if (most < 0 || elements[weight->from] > elements[most])
+            most = (int)weight->from;
     }
-    return table ? table->from : CABE_F32;
+    return most >= 0 ? (enum cabe_dtype)most : table ? table->from : CABE_F32;
 }
 
 int cabe_model_is_quantised(const struct cabe_model *model)
@@ -157,6 +165,14 @@ enum cabe_dtype cabe_model_dtype(const struct cabe_model_weight *weight, const s
     return CABE_F32;
 }
 
+struct cabe_kv_shape cabe_model_kv_shape(const struct cabe_model *model)
+{
+    const struct cabe_model_config *config = &model->config;
+
+    return (struct cabe_kv_shape){(int32_t)config->n_layers, (int32_t)config->decoder.n_kv_heads,
+                                  (int32_t)config->decoder.head_dim};
+}
+
 uint64_t cabe_model_weight_bytes(const struct cabe_model_weight *weight, const struct cabe_model_choice *choice)
 {
     return cabe_packed_bytes(cabe_model_dtype(weight, choice),
@@ -165,7 +181,7 @@ uint64_t cabe_model_weight_bytes(const struct cabe_model_weight *weight, const s
 }
 
 enum cabe_status cabe_model_graph(struct cabe_graph **out, const struct cabe_model *model,
-                                  const struct cabe_model_choice *choice, int states, struct cabe_error *err)
+                                  const struct cabe_model_choice *choice, int flags, struct cabe_error *err)
 {
     struct cabe_graph *graph;
     enum cabe_status status = cabe_graph_open(&graph, err);
@@ -173,7 +189,7 @@ enum cabe_status cabe_model_graph(struct cabe_graph **out, const struct cabe_mod
     *out = NULL;
     if (status != CABE_OK)
         return status;
-    network_of(model->config.kind)->build(graph, model, choice, states);
+    network_of(model->config.kind)->build(graph, model, choice, flags);
     status = cabe_graph_finish(graph, err);
     if (status != CABE_OK) {
         cabe_graph_close(graph);
@@ -198,8 +214,8 @@ json_t *cabe_model_json(const struct cabe_model *model)
     for (int32_t i = 0; i < model->n_weights; i++) {
         const struct cabe_model_weight *w = &model->weight[i];
 
-        refused |= json_array_append_new(weights, json_pack("[s,i,I,I,i,i]", w->name, w->role, (json_int_t)w->rows,
-                                                            (json_int_t)w->cols, w->from, w->to)) != 0;
+        refused |= json_array_append_new(weights, json_pack("[s,i,I,I,i,i,b]", w->name, w->role, (json_int_t)w->rows,
+                                                            (json_int_t)w->cols, w->from, w->to, w->is_computed)) != 0;
     }
     json = json_pack("{s:s,s:s,s:i,s:f,s:i,s:s,s:s,s:o}", "kind", cabe_model_kind_name(config->kind), "name",
                      config->name, "act", config->act, "eps", (double)config->eps, "pool", config->pool,
@@ -209,6 +225,8 @@ json_t *cabe_model_json(const struct cabe_model *model)
     CONFIG_INTEGERS(X)
     CONFIG_SMALL(X)
 #undef X
+    if (network_of(config->kind)->write_config)
+        refused |= !network_of(config->kind)->write_config(config, json);
     if (!refused)
         return json;
     json_decref(json);
@@ -232,6 +250,7 @@ static enum cabe_status read_weight(struct cabe_model_weight *out, const json_t 
     out->cols = cols;
     out->from = (enum cabe_dtype)from;
     out->to = (enum cabe_dtype)to;
+    out->is_computed = json_is_true(json_array_get(item, 6));
     return CABE_OK;
 }
 
@@ -278,7 +297,7 @@ static enum cabe_status read_config(struct cabe_model_config *config, const json
          config->width % config->n_heads != 0))
         return cabe_fail(err, CABE_ERR_FORMAT, "model description: %lld layers, %lld heads of a width of %lld",
                          (long long)config->n_layers, (long long)config->n_heads, (long long)config->width);
-    return CABE_OK;
+    return networks[i]->read_config ? networks[i]->read_config(config, json, err) : CABE_OK;
 }
 
 enum cabe_status cabe_model_from_json(struct cabe_model **out, const json_t *json, const char *name,

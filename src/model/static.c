@@ -85,7 +85,7 @@ static enum cabe_status describe(struct cabe_model *model, const struct cabe_sou
 }
 
 static void build(struct cabe_graph *graph, const struct cabe_model *model, const struct cabe_model_choice *choice,
-                  int states)
+                  int flags)
 {
     struct cabe_dim tokens = {1, CABE_SYM_TOKENS, 0}, one = {1, CABE_SYM_ONE, 0}, ends = {1, CABE_SYM_SEQUENCES, 1};
     cabe_value ids = cabe_graph_input(graph, CABE_MODEL_IDS, CABE_I32, one, tokens);
@@ -95,7 +95,7 @@ static void build(struct cabe_graph *graph, const struct cabe_model *model, cons
     if (cabe_model_find(model, "token.weight"))
         scale = cabe_graph_input(graph, CABE_MODEL_ROW_WEIGHT, CABE_F32, one, tokens);
     x = cabe_graph_gather(graph, cabe_describe_value(graph, model, choice, "word"), ids, CABE_NO_VALUE);
-    if (states)
+    if (flags & CABE_GRAPH_STATES)
         cabe_graph_output(graph, x, CABE_MODEL_STATES);
     x = cabe_graph_pool(graph, x, offsets, scale, CABE_POOL_MEAN);
     if (model->config.normalise)
@@ -103,4 +103,4 @@ static void build(struct cabe_graph *graph, const struct cabe_model *model, cons
     cabe_graph_output(graph, x, CABE_MODEL_EMBEDDINGS);
 }
 
-const struct cabe_network cabe_network_static = {CABE_MODEL_STATIC, "static", claims, describe, build};
+const struct cabe_network cabe_network_static = {CABE_MODEL_STATIC, "static", claims, describe, build, NULL, NULL};
