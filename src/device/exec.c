@@ -29,7 +29,7 @@ int cabe_exec_supports(const struct cabe_device *device, const struct cabe_graph
 {
     (void)device;
     (void)graph;
-    return (unsigned)node->op < CABE_N_OPS; /* the graph lets no dtype in that the kernels lack */
+    return (unsigned)node->op < CABE_N_OPS && node->op != CABE_OP_CACHED; /* the graph lets no dtype in that the kernels lack */
 }
 
 static void find_data(struct cabe_exec *exec)
@@ -40,6 +40,8 @@ static void find_data(struct cabe_exec *exec)
         const struct cabe_value_info *info = &program->values[v];
         const struct cabe_program_segment *segment = &program->segments[info->segment];
 
+        if (info->kind == CABE_STATE)
+            continue; /* bound later */
         if (info->kind != CABE_WEIGHT)
             exec->data[v] = program->block->host + program->offsets[v];
         else if (segment->buffer)
@@ -108,7 +110,7 @@ static void describe_matmul(const struct cabe_exec *exec, const struct cabe_node
         .x = floats(exec, node->in[0]),
         .t = n_rows(exec, node->in[0]),
         .x_stride = n_cols(exec, node->in[0]),
-        .out = floats(exec, node->out),
+        .out = floats(exec, node->out) + node->first_col,
         .out_stride = n_cols(exec, node->out),
         .bias = floats(exec, node->in[2]),
         .residual = floats(exec, node->in[3]),
@@ -154,6 +156,41 @@ static void run_norm(const struct cabe_exec *exec, const struct cabe_node *node,
                             floats(exec, node->in[2]), out, n_cols(exec, node->out), begin, end);
 }
 
+static void run_gather(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin, int64_t end)
+{
+    const struct cabe_value_info *table = &exec->program->values[node->in[0]];
+    const int32_t *ids = integers(exec, node->in[1]);
+    const float *row_scale = floats(exec, node->in[2]);
+    float *out = floats(exec, node->out);
+    int64_t c = n_cols(exec, node->out);
+
+    if (table->packing == CABE_ROWS) {
+        exec->kernels->row.gather(table->dtype, exec->data[node->in[0]], n_rows(exec, node->in[0]), c, ids, row_scale,
+                                  out, begin, end);
+        return;
+    }
+    for (int64_t r = begin; r < end; r++) {
+        cabe_panel_row(table->dtype, exec->data[node->in[0]], c, ids[r], out + r * c);
+        for (int64_t i = 0; row_scale && i < c; i++)
+            out[r * c + i] *= row_scale[ids[r]];
+    }
+}
+
+static void run_rope(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin, int64_t end)
+{
+    struct cabe_rope_heads heads = {.style = node->rope,
+                                    .n_heads = node->n_heads,
+                                    .n_kv_heads = node->n_kv_heads,
+                                    .head_dim = node->head_dim,
+                                    .n_rot = (int32_t)n_cols(exec, node->in[1]),
+                                    .q_gamma = floats(exec, node->in[2]),
+                                    .k_gamma = floats(exec, node->in[3]),
+                                    .eps = node->eps};
+
+    exec->kernels->row.rope(&heads, floats(exec, node->in[0]), floats(exec, node->in[1]), floats(exec, node->out),
+                            begin, end);
+}
+
 /* Rows [begin, end) of one node that is no matmul and no attention. */
 static void run_rows(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin, int64_t end)
 {
@@ -162,9 +199,7 @@ static void run_rows(const struct cabe_exec *exec, const struct cabe_node *node,
 
     switch (node->op) {
     case CABE_OP_GATHER:
-        row->gather(exec->program->values[node->in[0]].dtype, exec->data[node->in[0]],
-                    n_rows(exec, node->in[0]), c, integers(exec, node->in[1]), floats(exec, node->in[2]),
-                    floats(exec, node->out), begin, end);
+        run_gather(exec, node, begin, end);
         break;
     case CABE_OP_NORM:
         run_norm(exec, node, begin, end);
@@ -181,8 +216,23 @@ static void run_rows(const struct cabe_exec *exec, const struct cabe_node *node,
     case CABE_OP_ACT:
         run_elementwise(exec, node, begin, end);
         break;
+    case CABE_OP_ANGLES:
+        row->angles(integers(exec, node->in[0]), floats(exec, node->in[1]), c / 2, node->scale,
+                    floats(exec, node->out), begin, end);
+        break;
+    case CABE_OP_ROPE:
+        run_rope(exec, node, begin, end);
+        break;
+    case CABE_OP_GLU:
+        for (int64_t r = begin; r < end; r++) {
+            const float *gate = floats(exec, node->in[0]) + r * 2 * c;
+
+            row->glu(node->act, gate, gate + c, floats(exec, node->out) + r * c, c);
+        }
+        break;
     case CABE_OP_MATMUL:
     case CABE_OP_ATTENTION:
+    case CABE_OP_CACHED:
     case CABE_N_OPS:
         break;
     }

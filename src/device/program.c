@@ -12,13 +12,27 @@
 
 #define NOT_UPLOADED UINT64_MAX
 
-static enum cabe_status check_bounds(const int64_t bounds[CABE_N_SYMBOLS], const char *place,
-                                     struct cabe_error *err)
+/* Of those that a graph need not have. */
+static int is_used(const struct cabe_graph *graph, int symbol)
 {
-    for (int s = CABE_SYM_ONE + 1; s < CABE_N_SYMBOLS; s++)
-        if (bounds[s] < 1 || bounds[s] > INT32_MAX)
+    for (int32_t v = 0; v < cabe_graph_n_values(graph); v++)
+        for (int d = 0; d < 4; d++)
+            if ((int)cabe_graph_value(graph, v)->dim[d].symbol == symbol)
+                return 1;
+    return symbol == CABE_SYM_TOKENS || symbol == CABE_SYM_SEQUENCES;
+}
+
+/* Copies them, symbols that the graph does not use as 0. */
+static enum cabe_status take_bounds(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS],
+                                    const char *place, int64_t taken[CABE_N_SYMBOLS], struct cabe_error *err)
+{
+    taken[CABE_SYM_ONE] = 1;
+    for (int s = CABE_SYM_ONE + 1; s < CABE_N_SYMBOLS; s++) {
+        taken[s] = is_used(graph, s) ? bounds[s] : 0;
+        if ((taken[s] < 1 && is_used(graph, s)) || taken[s] > INT32_MAX)
             return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s up to %lld; wanted 1 to %d", place,
-                             s == CABE_SYM_TOKENS ? "tokens" : "sequences", (long long)bounds[s], INT32_MAX);
+                             cabe_symbol_name((enum cabe_symbol)s), (long long)bounds[s], INT32_MAX);
+    }
     return CABE_OK;
 }
 
@@ -237,18 +251,18 @@ enum cabe_status cabe_program_compile(struct cabe_program **out, struct cabe_dev
                                       struct cabe_error *err)
 {
     struct cabe_program *program = NULL;
+    int64_t taken[CABE_N_SYMBOLS];
     enum cabe_status status;
 
     *out = NULL;
-    if ((status = check_bounds(bounds, place, err)) != CABE_OK ||
+    if ((status = take_bounds(graph, bounds, place, taken, err)) != CABE_OK ||
         (status = check_weights(device, graph, weights, place, err)) != CABE_OK ||
         (status = check_nodes(device, graph, place, err)) != CABE_OK)
         return status;
     status = new_program(&program, device, graph, place, err);
     if (status != CABE_OK)
         goto fail;
-    memcpy(program->bounds, bounds, sizeof program->bounds);
-    program->bounds[CABE_SYM_ONE] = 1;
+    memcpy(program->bounds, taken, sizeof taken);
     copy_graph(program, graph);
     copy_segments(program, graph, weights);
     if ((status = place_program(program, graph, err)) != CABE_OK ||
@@ -336,14 +350,20 @@ enum cabe_status cabe_program_download(struct cabe_program *program, cabe_value 
     return cabe_buffer_download(program->block, program->offsets[output], data, bytes, err);
 }
 
-static enum cabe_status check_symbols(const struct cabe_program *program,
-                                      const int64_t symbols[CABE_N_SYMBOLS], struct cabe_error *err)
+/* Copies the symbols of a run; those that the graph does not use are 0. */
+static enum cabe_status take_symbols(const struct cabe_program *program, const int64_t symbols[CABE_N_SYMBOLS],
+                                     int64_t run[CABE_N_SYMBOLS], struct cabe_error *err)
 {
-    for (int s = CABE_SYM_ONE + 1; s < CABE_N_SYMBOLS; s++)
-        if (symbols[s] < 1 || symbols[s] > program->bounds[s])
-            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %lld %s, compiled for 1 to %lld", program->place,
-                             (long long)symbols[s], s == CABE_SYM_TOKENS ? "tokens" : "sequences",
+    run[CABE_SYM_ONE] = 1;
+    for (int s = CABE_SYM_ONE + 1; s < CABE_N_SYMBOLS; s++) {
+        int64_t least = s == CABE_SYM_OUTPUTS ? 0 : 1;
+
+        run[s] = program->bounds[s] ? symbols[s] : 0;
+        if (program->bounds[s] && (run[s] < least || run[s] > program->bounds[s]))
+            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %lld %s, compiled for %lld to %lld", program->place,
+                             (long long)run[s], cabe_symbol_name((enum cabe_symbol)s), (long long)least,
                              (long long)program->bounds[s]);
+    }
     return CABE_OK;
 }
 
@@ -378,9 +398,7 @@ enum cabe_status cabe_program_submit(struct cabe_program *program, const int64_t
     *event = NULL;
     if (program->event.pending)
         return cabe_fail(err, CABE_ERR_BUSY, "%s: its last run has not been waited for", program->place);
-    memcpy(run, symbols, sizeof run);
-    run[CABE_SYM_ONE] = 1;
-    if ((status = check_symbols(program, run, err)) != CABE_OK ||
+    if ((status = take_symbols(program, symbols, run, err)) != CABE_OK ||
         (status = check_sizes(program, run, err)) != CABE_OK)
         return status;
     memcpy(program->symbols, run, sizeof run);

@@ -21,6 +21,10 @@ static int row_by_row(const struct cabe_program *program, const struct cabe_node
     switch (node->op) {
     case CABE_OP_NORM:
         return operand == 0 || operand == 3;
+    case CABE_OP_GLU:
+        return operand == 0;
+    case CABE_OP_ROPE:
+        return operand < 2;
     case CABE_OP_ACT:
     case CABE_OP_UNIT:
         return 1;
@@ -39,7 +43,7 @@ static int clash(const struct cabe_program *program, cabe_value a, int a_by_row,
     const struct cabe_value_info *ia = &program->values[a], *ib = &program->values[b];
     uint64_t begin_a = program->offsets[a], begin_b = program->offsets[b];
 
-    if (ia->kind == CABE_WEIGHT || ib->kind == CABE_WEIGHT ||
+    if (ia->kind == CABE_WEIGHT || ib->kind == CABE_WEIGHT || ia->kind == CABE_STATE || ib->kind == CABE_STATE ||
         begin_a + cabe_value_bytes(ia, program->bounds) <= begin_b ||
         begin_b + cabe_value_bytes(ib, program->bounds) <= begin_a)
         return 0;

@@ -22,11 +22,14 @@
 #include "cabe/status.h"
 #include "tensor/dtype.h"
 #include "tensor/packed.h"
+#include "tensor/pages.h"
 
 enum cabe_symbol {
     CABE_SYM_ONE,       /* always 1 */
     CABE_SYM_TOKENS,    /* tokens of this run, all sequences together */
     CABE_SYM_SEQUENCES, /* sequences of this run */
+    CABE_SYM_PAGES,     /* entries of all page tables of this run */
+    CABE_SYM_OUTPUTS,   /* rows whose logits this run wants; may be 0 */
     CABE_N_SYMBOLS
 };
 
@@ -39,12 +42,14 @@ struct cabe_dim {
 typedef int32_t cabe_value; /* index of a value in its graph; -1: none */
 #define CABE_NO_VALUE (-1)
 
-enum cabe_value_kind { CABE_INPUT, CABE_WEIGHT, CABE_TEMP, CABE_OUTPUT };
+/* STATE: memory outside the graph that runs read and write (pages of a KV store). */
+enum cabe_value_kind { CABE_INPUT, CABE_WEIGHT, CABE_TEMP, CABE_OUTPUT, CABE_STATE };
 
 enum cabe_op {
-    CABE_OP_GATHER, /* in: table [v, c], ids i32 [t], row_scale f32 [v] or none -> [t, c] */
-    CABE_OP_MATMUL, /* in: x [t, k], w PANELS [n, k], bias f32 [n] or none, residual [t, n] or none -> [t, n];
-                       act */
+    CABE_OP_GATHER, /* in: table [v, c], ids i32 [t], row_scale f32 [v] or none -> [t, c]. The table is a weight in
+                       ROWS or PANELS (a tied head), or computed */
+    CABE_OP_MATMUL, /* in: x [t, k], w PANELS [n, k], bias f32 [n] or none, residual [t, n] or none -> [t, n], or n
+                       columns of a wider value from first_col on; act */
     CABE_OP_NORM,   /* in: x [t, c], gamma f32 [c], beta f32 [c] or none, residual [t, c] or none -> norm(x +
                        residual) */
     CABE_OP_ATTENTION, /* in: qkv [t, (h + 2 g) * d], offsets i32 [s + 1] -> [t, h * d] */
@@ -53,6 +58,15 @@ enum cabe_op {
     CABE_OP_ACT,       /* in: x -> act(x) */
     CABE_OP_POOL,      /* in: x [t, c], offsets i32 [s + 1], row_weight f32 [t] or none -> [s, c] */
     CABE_OP_UNIT,      /* in: x [s, c] -> rows divided by max(their L2 norm, eps) */
+    CABE_OP_ANGLES,    /* in: positions i32 [t], inv_freq f32 [n] -> [t, 2 n]: cosines, then sines, of position *
+                          inv_freq, each times scale */
+    CABE_OP_ROPE,      /* in: qkv [t, (h + 2 g) * d], angles [t, n_rot], q_gamma f32 [d] or none, k_gamma f32 [d] or
+                          none -> the same shape: heads of q and k divided by their RMS and times gamma where it is
+                          given, then their first n_rot channels turned; v as it was */
+    CABE_OP_GLU,       /* in: x [t, 2 f] -> [t, f]: act(x[:, :f]) * x[:, f:] */
+    CABE_OP_CACHED,    /* in: qkv [t, (h + 2 g) * d], cache STATE, offsets i32 [s + 1], starts i32 [s], page_offsets i32
+                          [s + 1], pages i32 [p, 2] (struct cabe_page) -> [t, h * d]: writes keys and values of the rows
+                          of sequence s to slots starts[s], starts[s] + 1, ... of its pages, then attends, causally */
     CABE_N_OPS
 };
 
@@ -79,14 +93,18 @@ struct cabe_node {
     int32_t segment;
     cabe_value in[CABE_NODE_INPUTS_MAX]; /* CABE_NO_VALUE where absent */
     cabe_value out;
-    enum cabe_act act;             /* MATMUL, ACT */
+    enum cabe_act act;             /* MATMUL, ACT, GLU */
     enum cabe_precision precision; /* MATMUL */
     enum cabe_norm norm;           /* NORM */
-    float eps;                     /* NORM, UNIT */
+    float eps;                     /* NORM, UNIT, ROPE */
     enum cabe_pool pool;           /* POOL */
     enum cabe_mask mask;           /* ATTENTION */
+    enum cabe_rope rope;           /* ROPE */
     int32_t n_heads, n_kv_heads, head_dim;
-    float scale; /* ATTENTION: of q.k */
+    float scale;       /* ATTENTION, CACHED: of q.k; ANGLES */
+    int32_t layer;     /* CACHED: of the cache */
+    int64_t window;    /* CACHED: a row sees so many slots, its own included; 0: all */
+    int64_t first_col; /* MATMUL: of `out`, where its columns go */
 };
 
 struct cabe_value_info {
@@ -94,7 +112,8 @@ struct cabe_value_info {
     enum cabe_value_kind kind;
     enum cabe_dtype dtype;
     enum cabe_packing packing; /* weights; others are ROWS */
-    struct cabe_dim dim[4];
+    struct cabe_dim dim[4]; /* STATE: of a page: layers, kv heads, tokens, head_dim */
+    int64_t missing; /* columns of a wide value that no node has written so far */
     int32_t segment; /* weights: where they lie */
     uint64_t offset; /* weights: byte offset in their segment, aligned to 64; set by finish */
 };
@@ -113,6 +132,7 @@ cabe_value cabe_graph_input(struct cabe_graph *graph, const char *name, enum cab
                             struct cabe_dim rows, struct cabe_dim cols);
 cabe_value cabe_graph_weight(struct cabe_graph *graph, const char *name, enum cabe_dtype dtype,
                              enum cabe_packing packing, int64_t rows, int64_t cols);
+cabe_value cabe_graph_state(struct cabe_graph *graph, const char *name, const struct cabe_kv_shape *shape);
 /* Makes a TEMP an OUTPUT. */
 void cabe_graph_output(struct cabe_graph *graph, cabe_value value, const char *name);
 /* What is added next belongs to a new segment. */
@@ -123,6 +143,14 @@ cabe_value cabe_graph_gather(struct cabe_graph *graph, cabe_value table, cabe_va
                              cabe_value row_scale);
 cabe_value cabe_graph_matmul(struct cabe_graph *graph, cabe_value x, cabe_value w, cabe_value bias,
                              cabe_value residual, enum cabe_act act, enum cabe_precision precision);
+/*
+ * Products side by side: wide() makes a value with the rows of `x`, matmul_into() writes columns [first_col, first_col +
+ * n) of it and returns it. Parts follow each other from column 0 on; it is read when all are there.
+ */
+cabe_value cabe_graph_wide(struct cabe_graph *graph, cabe_value x, int64_t n_cols);
+cabe_value cabe_graph_matmul_into(struct cabe_graph *graph, cabe_value x, cabe_value w, cabe_value bias,
+                                  enum cabe_act act, enum cabe_precision precision, cabe_value into,
+                                  int64_t first_col);
 cabe_value cabe_graph_norm(struct cabe_graph *graph, cabe_value x, cabe_value gamma, cabe_value beta,
                            cabe_value residual, enum cabe_norm norm, float eps);
 cabe_value cabe_graph_attention(struct cabe_graph *graph, cabe_value qkv, cabe_value offsets, int n_heads,
@@ -133,6 +161,14 @@ cabe_value cabe_graph_act(struct cabe_graph *graph, cabe_value x, enum cabe_act 
 cabe_value cabe_graph_pool(struct cabe_graph *graph, cabe_value x, cabe_value offsets, cabe_value row_weight,
                            enum cabe_pool pool);
 cabe_value cabe_graph_unit(struct cabe_graph *graph, cabe_value x, float eps);
+cabe_value cabe_graph_angles(struct cabe_graph *graph, cabe_value positions, cabe_value inv_freq, float scale);
+cabe_value cabe_graph_rope(struct cabe_graph *graph, cabe_value qkv, cabe_value angles, cabe_value q_gamma,
+                           cabe_value k_gamma, float eps, enum cabe_rope style, int n_heads, int n_kv_heads,
+                           int head_dim);
+cabe_value cabe_graph_glu(struct cabe_graph *graph, cabe_value x, enum cabe_act act);
+cabe_value cabe_graph_cached(struct cabe_graph *graph, cabe_value qkv, cabe_value cache, cabe_value offsets,
+                             cabe_value starts, cabe_value page_offsets, cabe_value pages, int layer, int n_heads,
+                             int n_kv_heads, int head_dim, float scale, int64_t window);
 
 /* Lays the weights out in their segments. CABE_ERR_ARGUMENT with the first mistake of the building calls. */
 CABE_CHECKED enum cabe_status cabe_graph_finish(struct cabe_graph *graph, struct cabe_error *err);
@@ -151,6 +187,7 @@ const char *cabe_graph_segment_name(const struct cabe_graph *graph, int32_t segm
  */
 cabe_value cabe_graph_segment_foreign(const struct cabe_graph *graph, int32_t segment);
 const char *cabe_op_name(enum cabe_op op);
+const char *cabe_symbol_name(enum cabe_symbol symbol); /* "tokens" */
 /* Bytes of the weights of one segment, padding to 4096 included. */
 uint64_t cabe_graph_segment_bytes(const struct cabe_graph *graph, int32_t segment);
 
@@ -165,10 +202,10 @@ uint64_t cabe_value_bytes(const struct cabe_value_info *info, const int64_t symb
 /*
  * Where the temporaries, inputs and outputs of a graph lie in one block when no symbol exceeds its bound:
  * values whose lives do not overlap share bytes; an input keeps its own between runs, an output from its node
- * until the next run. `offsets[value]` (multiples of 64) is set for every value but weights (may be NULL to
+ * until the next run. `offsets[value]` (multiples of 64) is set for every value but weights and states (may be NULL to
  * measure only). Returns the bytes of the block, UINT64_MAX on overflow. The same function measures for the
  * plan and places for the device; it allocates nothing. The output of ADD, MUL, ACT, UNIT and NORM may lie on
- * an operand, that of MATMUL on the residual, where the life of that one ends.
+ * an operand, that of ROPE on qkv, that of MATMUL on the residual, where the life of that one ends.
  */
 uint64_t cabe_graph_layout(const struct cabe_graph *graph, const int64_t bounds[CABE_N_SYMBOLS],
                            uint64_t *offsets);
@@ -178,8 +215,9 @@ struct cabe_graph_work {
     double matmul_ops[CABE_N_DTYPES][2]; /* by weight dtype and enum cabe_precision */
     double other_ops;
     double weight_bytes;
+    double kv_values; /* numbers in the KV pages that it reads, each once; their format says the bytes */
 };
-/* Attention is counted for sequences of tokens / sequences each. */
+/* Attention is counted for sequences of tokens / sequences each, that of caches for contexts of 16 * pages / sequences. */
 void cabe_graph_work(const struct cabe_graph *graph, const int64_t symbols[CABE_N_SYMBOLS],
                      struct cabe_graph_work *work);
 

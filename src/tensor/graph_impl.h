@@ -8,6 +8,7 @@
 
 #define GRAPH_VALUES_MAX (1 << 20)
 #define GRAPH_SEGMENTS_MAX (1 << 16)
+#define CABE_GRAPH_DIM_MAX (INT64_C(1) << 40) /* constants of a dimension: sizes are then far from overflow */
 
 struct graph_segment {
     char name[64];
@@ -45,6 +46,13 @@ struct cabe_graph {
 
 /* Finds who shares bytes with whom and how long; needs everything but `items` and what follows it. */
 enum cabe_status cabe_layout_prepare(struct cabe_graph *graph);
+
+/* Building goes on only while nothing is wrong. */
+int cabe_graph_good(const struct cabe_graph *graph);
+int cabe_graph_grow_nodes(struct cabe_graph *graph); /* room for one more; 0: there is none, which is kept */
+cabe_value cabe_graph_add_value(struct cabe_graph *graph, const char *name, enum cabe_value_kind kind,
+                                enum cabe_dtype dtype, enum cabe_packing packing, struct cabe_dim rows,
+                                struct cabe_dim cols);
 
 /* A dimension without a symbol has its whole size in n; one with n == 0 has no symbol. */
 struct cabe_dim cabe_dim_tidy(struct cabe_dim dim);

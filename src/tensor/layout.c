@@ -15,6 +15,12 @@
 
 #define ALIGN 64u
 
+/* Whether the value lies in the block. */
+static int has_bytes(const struct cabe_value_info *info)
+{
+    return info->kind != CABE_WEIGHT && info->kind != CABE_STATE;
+}
+
 /* How often node reads `value`. */
 static int uses(const struct cabe_node *node, cabe_value value)
 {
@@ -47,6 +53,7 @@ static cabe_value dying_operand(const struct cabe_graph *graph, int32_t i, const
         break;
     case CABE_OP_ACT:
     case CABE_OP_UNIT:
+    case CABE_OP_ROPE:
         candidates[0] = node->in[0];
         break;
     case CABE_OP_MATMUL: /* a tile reads its part of the residual before it writes it */
@@ -55,6 +62,9 @@ static cabe_value dying_operand(const struct cabe_graph *graph, int32_t i, const
     case CABE_OP_GATHER:
     case CABE_OP_ATTENTION:
     case CABE_OP_POOL:
+    case CABE_OP_ANGLES:
+    case CABE_OP_GLU:
+    case CABE_OP_CACHED:
     case CABE_N_OPS:
         break;
     }
@@ -92,12 +102,13 @@ static void find_lives(struct cabe_graph *graph, int32_t *last)
             graph->root[out] = graph->root[over];
             graph->items[graph->root[out]].end = end;
         } else {
-            graph->items[out].begin = i;
+            if (graph->nodes[i].first_col == 0) /* else a part that is written later than the first */
+                graph->items[out].begin = i;
             graph->items[out].end = end;
         }
     }
     for (int32_t v = 0; v < graph->n_values; v++)
-        if (graph->values[v].kind != CABE_WEIGHT && graph->root[v] == v)
+        if (has_bytes(&graph->values[v]) && graph->root[v] == v)
             graph->items[n_kept++] = graph->items[v];
     graph->n_items = n_kept;
 }
@@ -242,7 +253,7 @@ uint64_t cabe_graph_layout(const struct cabe_graph *graph, const int64_t bounds[
         for (int32_t i = 0; i < g->n_items; i++)
             offsets[g->sorted[i].root] = g->sorted[i].offset;
         for (int32_t v = 0; v < g->n_values; v++)
-            if (g->values[v].kind != CABE_WEIGHT)
+            if (has_bytes(&g->values[v]))
                 offsets[v] = offsets[g->root[v]];
     }
     pthread_mutex_unlock(&g->lock);

@@ -21,6 +21,8 @@ uint64_t cabe_value_bytes(const struct cabe_value_info *info, const int64_t symb
 
     if (info->kind == CABE_WEIGHT)
         return cabe_packed_bytes(info->dtype, info->packing, info->dim[2].n, info->dim[3].n);
+    if (info->kind == CABE_STATE)
+        return 0; /* it is not the graph's */
     bytes = cabe_dtype_bytes(info->dtype, 1); /* inputs, temporaries and outputs have no blocks */
     for (int i = 0; i < 4; i++)
         if (__builtin_mul_overflow(bytes, (uint64_t)cabe_value_dim(info, i, symbols), &bytes))
@@ -39,6 +41,22 @@ static double attention_ops(const struct cabe_node *node, double tokens, double 
     double ops = 4.0 * tokens * mean_length * node->n_heads * node->head_dim;
 
     return node->mask == CABE_MASK_CAUSAL ? ops / 2 : ops;
+}
+
+/* A row sees the context that was there, and half of the rows that came with it. */
+static void add_cached(const struct cabe_node *node, double rows, const int64_t symbols[CABE_N_SYMBOLS],
+                       struct cabe_graph_work *work)
+{
+    double sequences = symbols[CABE_SYM_SEQUENCES] > 0 ? (double)symbols[CABE_SYM_SEQUENCES] : 1.0;
+    double context = (double)symbols[CABE_SYM_PAGES] * CABE_PAGE_TOKENS / sequences, own = rows / sequences;
+    double seen = context > own ? context - own / 2 : context / 2 + 0.5;
+
+    if (node->window && seen > (double)node->window)
+        seen = (double)node->window;
+    if (node->window && context > (double)node->window + own)
+        context = (double)node->window + own;
+    work->other_ops += 4.0 * rows * seen * node->n_heads * node->head_dim;
+    work->kv_values += 2.0 * sequences * context * node->n_kv_heads * node->head_dim;
 }
 
 void cabe_graph_work(const struct cabe_graph *graph, const int64_t symbols[CABE_N_SYMBOLS],
@@ -64,10 +82,22 @@ void cabe_graph_work(const struct cabe_graph *graph, const int64_t symbols[CABE_
         case CABE_OP_GATHER:
             work->other_ops += n;
             if (in->kind == CABE_WEIGHT)
-                work->weight_bytes += rows * (double)cabe_packed_bytes(in->dtype, CABE_ROWS, 1, in->dim[3].n);
+                work->weight_bytes += rows * (double)cabe_dtype_bytes(in->dtype, in->dim[3].n);
             break;
         case CABE_OP_ATTENTION:
             work->other_ops += attention_ops(node, rows, rows / (double)(sequences > 0 ? sequences : 1));
+            break;
+        case CABE_OP_CACHED:
+            add_cached(node, rows, symbols, work);
+            break;
+        case CABE_OP_ANGLES:
+            work->other_ops += 20.0 * n;
+            break;
+        case CABE_OP_ROPE:
+            work->other_ops += 6.0 * n;
+            break;
+        case CABE_OP_GLU:
+            work->other_ops += 21.0 * n;
             break;
         case CABE_OP_NORM:
             work->other_ops += 8.0 * n;
