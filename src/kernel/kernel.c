@@ -17,15 +17,17 @@ struct parts {
     const struct cabe_matmul_floats *floats;
     const struct cabe_matmul_ints *ints;
     const struct cabe_row_kernels *rows;
+    const struct cabe_attention_kernels *attention;
     int proven; /* its kernels have passed the kernel driver on real silicon, not only emulated */
 };
 
 static const struct parts parts[CABE_N_LEVELS] = {
-    [CABE_LEVEL_SCALAR] = {"scalar", &cabe_matmul_floats_scalar, &cabe_matmul_ints_scalar, &cabe_rows_scalar, 1},
+    [CABE_LEVEL_SCALAR] = {"scalar", &cabe_matmul_floats_scalar, &cabe_matmul_ints_scalar, &cabe_rows_scalar,
+                           &cabe_attention_scalar, 1},
 #if CABE_HAVE_X86
-    [CABE_LEVEL_AVX2] = {"avx2", &cabe_matmul_floats_avx2, &cabe_matmul_ints_avx2, &cabe_rows_avx2, 1},
-    [CABE_LEVEL_AVX512] = {"avx512", &cabe_matmul_floats_avx512, NULL, &cabe_rows_avx512, 0},
-    [CABE_LEVEL_AVX512VNNI] = {"avx512vnni", NULL, &cabe_matmul_ints_avx512vnni, NULL, 0},
+    [CABE_LEVEL_AVX2] = {"avx2", &cabe_matmul_floats_avx2, &cabe_matmul_ints_avx2, &cabe_rows_avx2, NULL, 1},
+    [CABE_LEVEL_AVX512] = {"avx512", &cabe_matmul_floats_avx512, NULL, &cabe_rows_avx512, NULL, 0},
+    [CABE_LEVEL_AVX512VNNI] = {"avx512vnni", NULL, &cabe_matmul_ints_avx512vnni, NULL, NULL, 0},
 #else
     [CABE_LEVEL_AVX2] = {.name = "avx2"},
     [CABE_LEVEL_AVX512] = {.name = "avx512"},
@@ -91,6 +93,8 @@ static void fill_tables(void)
             table.matmul.ints = p->ints;
         if (p->rows)
             table.row = *p->rows;
+        if (p->attention)
+            table.attention = *p->attention;
         tables[level] = table;
     }
 }

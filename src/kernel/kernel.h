@@ -13,6 +13,7 @@
 
 #include <stdint.h>
 
+#include "kernel/attention.h"
 #include "kernel/matmul.h"
 #include "kernel/rows.h"
 
@@ -23,6 +24,7 @@ struct cabe_kernels {
     const char *name; /* "scalar", "avx2", "avx512", "avx512vnni" */
     struct cabe_matmul_kernels matmul;
     struct cabe_row_kernels row;
+    struct cabe_attention_kernels attention;
 };
 
 const char *cabe_level_name(enum cabe_level level);
