@@ -15,6 +15,7 @@
 #define L2_SHARE (192 * 1024) /* of activations in a tile; the smallest L2 met has 256 KiB */
 #define TILE_OPS 6e6          /* multiply-adds count two; about 0.1 ms, so that the last tile of a member is short */
 #define TILES_MIN 16          /* few rows: still enough tiles for the members */
+#define TILE_BYTES (128 * 1024) /* of weights that one row reads: 10 us, so that members end together */
 #define ROWS_STEP 12          /* a multiple of what every level takes at once */
 #define HIGH_ROWS 96   /* a chunk of them is 147 KB, and stays in L2 for the panels of a call */
 #define HIGH_PANELS 16
@@ -114,6 +115,8 @@ static struct plan plan_of(const struct cabe_kernels *kernels, const struct cabe
     plan.panels = panel_ops * (double)plan.n_panels < TILE_OPS ? plan.n_panels : (int64_t)(TILE_OPS / panel_ops);
     if (plan.n_row_blocks < TILES_MIN)
         plan.panels = clamp(plan.panels, 1, up(plan.n_panels, up(TILES_MIN, plan.n_row_blocks)));
+    if (mm->t <= CABE_MATMUL_FEW)
+        plan.panels = clamp(plan.panels, 1, TILE_BYTES / ((int64_t)cabe_panel_bytes(mm->dtype, mm->k) + 1) + 1);
     plan.panels = up(clamp(plan.panels, 1, plan.n_panels), step) * step;
     plan.n_groups = up(plan.n_panels, plan.panels);
     return plan;
