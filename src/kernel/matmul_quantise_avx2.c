@@ -59,33 +59,40 @@ INLINE void quantise_unsigned(const float *x, int64_t n, uint8_t *q, struct cabe
     }
 }
 
-/* 32 values; their scale. */
-INLINE float quantise_signed(const float *x, uint8_t *q)
+/* 32 values to quants; their scale. 127 / magnitude times a value rounds to 127 at most, so that only what is not a
+ * number, and becomes -127, needs a limit. */
+INLINE __m256i quantise_signed(const float *x, uint8_t *q, float *scale)
 {
-    const __m256 sign = _mm256_set1_ps(-0.0f), most = _mm256_set1_ps(127.0f), least = _mm256_set1_ps(-127.0f);
-    __m256 hi = _mm256_setzero_ps(), v[4];
+    const __m256 sign = _mm256_set1_ps(-0.0f), least = _mm256_set1_ps(-127.0f);
+    __m256 v[4], hi = _mm256_setzero_ps();
     float magnitude, inverse;
+    __m256i bytes;
 
-    for (int j = 0; j < 4; j++)
-        hi = _mm256_max_ps(_mm256_andnot_ps(sign, _mm256_loadu_ps(x + j * 8)), hi);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        v[j] = _mm256_loadu_ps(x + j * 8);
+        hi = _mm256_max_ps(_mm256_andnot_ps(sign, v[j]), hi);
+    }
     magnitude = largest(hi);
     inverse = magnitude < CABE_A8_TINY ? 0.0f : 127.0f / magnitude;
+    *scale = magnitude < CABE_A8_TINY ? 0.0f : magnitude / 127.0f;
+#pragma GCC unroll 4
     for (int j = 0; j < 4; j++)
-        v[j] = _mm256_min_ps(
-            _mm256_max_ps(rounded(_mm256_mul_ps(_mm256_loadu_ps(x + j * 8), _mm256_set1_ps(inverse))), least), most);
-    _mm256_storeu_si256((__m256i *)(void *)q, to_bytes(v));
-    return magnitude < CABE_A8_TINY ? 0.0f : magnitude / 127.0f;
+        v[j] = _mm256_max_ps(_mm256_mul_ps(v[j], _mm256_set1_ps(inverse)), least);
+    bytes = to_bytes(v);
+    _mm256_storeu_si256((__m256i *)(void *)q, bytes);
+    return bytes;
 }
 
 /* Sums of pairs of 32 quants, 16 bits each. */
-INLINE __m256i pair_sums(const uint8_t *q)
+INLINE __m256i pair_sums(__m256i quants)
 {
-    return _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256((const __m256i *)(const void *)q));
+    return _mm256_maddubs_epi16(_mm256_set1_epi8(1), quants);
 }
 
-INLINE int32_t block_sum(const uint8_t *q)
+INLINE int32_t block_sum(__m256i quants)
 {
-    __m256i sum = _mm256_madd_epi16(pair_sums(q), _mm256_set1_epi16(1));
+    __m256i sum = _mm256_madd_epi16(pair_sums(quants), _mm256_set1_epi16(1));
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
 
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
@@ -93,9 +100,9 @@ INLINE int32_t block_sum(const uint8_t *q)
 }
 
 /* - 32 times the sums of even and of odd pairs, of each half of the block. */
-INLINE void half_sums(const uint8_t *q, int16_t offset[2][2])
+INLINE void half_sums(__m256i quants, int16_t offset[2][2])
 {
-    __m256i sum = pair_sums(q);
+    __m256i sum = pair_sums(quants);
 
     sum = _mm256_add_epi16(sum, _mm256_shuffle_epi32(sum, 0x4E));
     sum = _mm256_add_epi16(sum, _mm256_shuffle_epi32(sum, 0xB1));
@@ -112,21 +119,22 @@ static void quantise_blocks(enum cabe_dtype dtype, const float *x, int64_t k, ui
     uint8_t *metas = record + cabe_record_meta(k);
 
     for (int64_t i = 0; i < k; i += 32, metas += cabe_meta_bytes(dtype)) {
-        uint8_t *q = record + i;
+        float scale;
+        __m256i quants = quantise_signed(x + i, record + i, &scale);
 
         if (dtype == CABE_Q6_K) {
             struct cabe_matmul_meta6 *meta = (void *)metas;
 
-            meta->scale = quantise_signed(x + i, q);
-            half_sums(q, meta->offset);
+            meta->scale = scale;
+            half_sums(quants, meta->offset);
         } else {
             struct cabe_matmul_meta *meta = (void *)metas;
 
-            meta->scale = quantise_signed(x + i, q);
+            meta->scale = scale;
             if (dtype == CABE_Q4_1 || dtype == CABE_Q4_K)
-                meta->sum = meta->scale * (float)block_sum(q);
+                meta->sum = scale * (float)block_sum(quants);
             else
-                meta->offset = block_sum(q) * (dtype == CABE_Q4_0 ? -8 : 1);
+                meta->offset = block_sum(quants) * (dtype == CABE_Q4_0 ? -8 : 1);
         }
     }
 }
