@@ -150,19 +150,25 @@ INLINE void six_block(const uint8_t *const row[ROWS], const uint8_t *meta, uint6
 INLINE void nibble_block(const uint8_t *const row[ROWS], const uint8_t *meta, uint64_t record_bytes, const uint8_t *w,
                          __m256i sum[ROWS * 2], const int m, const int packed, const int offset)
 {
+    if (!packed && m == ROWS) {
+        block_sums4(row[0], row[1] - row[0], w, sum);
+    } else {
 #pragma GCC unroll 8
-    for (int j = 0; j < m * 2; j++) { /* - 8 sum(a) begins the lower half of each pair; it stays in 16 bits */
+        for (int j = 0; j < m * 2; j++)
+            sum[j] = _mm256_setzero_si256();
+        if (packed)
+            nibble_sums(row, w, sum, m);
+        else
+            byte_sums(row, w, sum, 8, m);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < m * 2; j++) {
         const struct cabe_matmul_meta *of_row = (const void *)(meta + (uint64_t)(j / 2) * record_bytes);
 
-        sum[j] = offset ? _mm256_set1_epi32(of_row->offset & 0xFFFF) : _mm256_setzero_si256();
-    }
-    if (packed)
-        nibble_sums(row, w, sum, m);
-    else
-        byte_sums(row, w, sum, 8, m);
-#pragma GCC unroll 8
-    for (int j = 0; j < m * 2; j++)
         sum[j] = _mm256_madd_epi16(sum[j], _mm256_set1_epi16(1));
+        if (offset)
+            sum[j] = _mm256_add_epi32(sum[j], _mm256_set1_epi32(of_row->offset));
+    }
 }
 
 INLINE void block_scales(const uint8_t *at, __m256 scale[2], __m256 least[2], const enum scales scales)

@@ -149,6 +149,15 @@ INLINE void q8_sums(const uint8_t *const row[ROWS], const uint8_t *w, __m256i su
     "vpaddw %%ymm9, %[" #sum0 "], %[" #sum0 "]\n\tvpaddw %%ymm8, %[" #sum1 "], %[" #sum1 "]\n\t"
 #define NIBBLE_STEP(at, w0, w1)                                                                                        \
     "vmovdqa " #w0 "(%[w]), %%ymm13\n\tvmovdqa " #w1 "(%[w]), %%ymm14\n\t" FOUR_ROWS(NIBBLE_ROW, at)
+/* The first group: sums begin. */
+#define FIRST_ROW(x, sum0, sum1)                                                                                       \
+    "vpbroadcastd " x ", %%ymm8\n\t"                                                                                  \
+    "vpmaddubsw %%ymm8, %%ymm13, %[" #sum0 "]\n\tvpmaddubsw %%ymm8, %%ymm14, %[" #sum1 "]\n\t"
+#define FIRST_STEP                                                                                                     \
+    "vmovdqa (%[w]), %%ymm13\n\tvmovdqa 32(%[w]), %%ymm14\n\t" FOUR_ROWS(FIRST_ROW, 0)
+#define NEW_SUMS(sum)                                                                                                  \
+    [s0] "=&x"(sum[0]), [s1] "=&x"(sum[1]), [s2] "=&x"(sum[2]), [s3] "=&x"(sum[3]), [s4] "=&x"(sum[4]),                \
+        [s5] "=&x"(sum[5]), [s6] "=&x"(sum[6]), [s7] "=&x"(sum[7])
 #define NIBBLE_INPUTS                                                                                                  \
     [x0] "r"(x), [x3] "r"(x + 3 * stride), [w] "r"(w), [stride] "r"(stride)                                            \
         : "xmm8", "xmm9", "xmm13", "xmm14", "memory"
@@ -159,6 +168,15 @@ INLINE void quarter_sums4(const uint8_t *x, int64_t stride, const uint8_t *w, __
     __asm__(NIBBLE_STEP(0, 0, 32) NIBBLE_STEP(4, 64, 96) NIBBLE_STEP(8, 128, 160) NIBBLE_STEP(12, 192, 224)
             : SUMS(sum)
             : NIBBLE_INPUTS);
+}
+
+/* Eight groups, from zero. */
+INLINE void block_sums4(const uint8_t *x, int64_t stride, const uint8_t *w, __m256i sum[ROWS * 2])
+{
+    __asm__(FIRST_STEP NIBBLE_STEP(4, 64, 96) NIBBLE_STEP(8, 128, 160) NIBBLE_STEP(12, 192, 224)
+            : NEW_SUMS(sum)
+            : NIBBLE_INPUTS);
+    quarter_sums4(x + 16, stride, w + 256, sum);
 }
 
 /* `groups` (a multiple of 4) of four inputs whose quants are unsigned bytes: sums go on from `sum` in 16 bits, pairs
