@@ -129,6 +129,36 @@ static void test_vocabularies(void **state)
     assert_int_equal(n_bad, 0);
 }
 
+/* What begins and ends texts, where the files say it in different ways. */
+static void test_roles(void **state)
+{
+    static const struct {
+        const char *path;
+        int32_t bos, eos, eot;
+        int adds_bos;
+    } wanted[] = {{VOCABS "llama-spm.gguf", 1, 2, 2, 1},
+                  {VOCABS "phi-3.gguf", 1, 32000, 32007, 1},
+                  {VOCABS "gpt-2.gguf", 50256, 50256, 50256, 0},
+                  {"../shared/data/llm-tinystories656k", 1, 2, 2, 1}};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
+        struct opened o;
+
+        if (strncmp(wanted[i].path, VOCABS, 10) == 0 && !is_here(VOCABS "gpt-2.gguf"))
+            continue;
+        o = open_model(wanted[i].path);
+        assert_int_equal(cabe_tokenizer_special(o.tokenizer, CABE_TOKEN_BOS), wanted[i].bos);
+        assert_int_equal(cabe_tokenizer_special(o.tokenizer, CABE_TOKEN_EOS), wanted[i].eos);
+        assert_int_equal(cabe_tokenizer_special(o.tokenizer, CABE_TOKEN_EOT), wanted[i].eot);
+        assert_int_equal(cabe_tokenizer_adds_bos(o.tokenizer), wanted[i].adds_bos);
+        assert_true(cabe_tokenizer_is_end(o.tokenizer, wanted[i].eos) &&
+                    cabe_tokenizer_is_end(o.tokenizer, wanted[i].eot));
+        assert_false(cabe_tokenizer_is_end(o.tokenizer, 100));
+        close_model(&o);
+    }
+}
+
 static void test_e5(void **state)
 {
     struct opened o;
@@ -163,6 +193,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vocabularies),
         cmocka_unit_test(test_e5),
+        cmocka_unit_test(test_roles),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
