@@ -323,7 +323,8 @@ static void widen_least(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, 
             __m256i second = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
 
             if (dtype == CABE_Q6_K) {
-                __m256i upper = _mm256_load_si256((const __m256i *)(const void *)(quants + 256 + g / 2 * 64 + half * 32));
+                const uint8_t *pairs = quants + 256 + g / 2 * 64 + half * 32;
+                __m256i upper = _mm256_load_si256((const __m256i *)(const void *)pairs);
 
                 upper = g % 2 ? _mm256_srli_epi16(upper, 2) : upper;
                 first = _mm256_or_si256(first, _mm256_slli_epi16(_mm256_and_si256(upper, pair), 4));

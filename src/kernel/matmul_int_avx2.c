@@ -413,10 +413,11 @@ static void unpack_q6_k(const uint8_t *panel, const uint8_t *super, int64_t bloc
         for (int half = 0; half < 2; half++)
             _mm256_store_si256((__m256i *)(void *)(out + g * 64 + half * 32), six_bits(w, g, half));
     for (int half = 0; half < 2; half++) {
+        const uint8_t *d = panel + block / 8 * 32 + half * 16;
         __m256i factor[2];
 
         _mm256_store_ps((float *)(void *)(scales + half * 32),
-                        _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(panel + block / 8 * 32 + half * 16))));
+                        _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)d)));
         half_scales(super + block % 8 * 32 + half * 16, factor);
         _mm256_store_si256((__m256i *)(void *)(scales + 64 + half * 64), factor[0]);
         _mm256_store_si256((__m256i *)(void *)(scales + 96 + half * 64), factor[1]);

@@ -60,8 +60,8 @@ struct cabe_matmul_floats {
      * from `ahead`, and ahead_step bytes on, with every four k of a tile of rows. */
     void (*f32)(const float *x, int64_t x_stride, int64_t rows, const float *w, int64_t w_stride, int64_t n_panels,
                 int64_t k, float *acc, int first, const char *ahead, int64_t ahead_step);
-    /* The same of few rows (up to CABE_MATMUL_FEW_16) and all k, from zero, with panels of F32, F16 or BF16 as they lie in
-     * memory, panel_bytes apart. NULL: rows are few only to f32(). */
+    /* The same of few rows (up to CABE_MATMUL_FEW_16) and all k, from zero, with panels of F32, F16 or BF16 as they lie
+     * in memory, panel_bytes apart. NULL: rows are few only to f32(). */
     void (*few)(enum cabe_dtype dtype, const float *x, int64_t x_stride, int64_t rows, const uint8_t *w,
                 uint64_t panel_bytes, int64_t n_panels, int64_t k, float *acc);
     /* Inputs [begin, end) of a panel to f32 [end - begin][16]; begin is a multiple of CABE_MATMUL_CHUNK. */
@@ -80,8 +80,8 @@ struct cabe_matmul_ints {
      * CABE_MATMUL_UNPACKED bytes an input. NULL where it has no use for them; none for I8. */
     void (*unpack)(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64_t begin, int64_t end, uint8_t *out);
     /* Products of inputs [begin, end) of records with one panel, from zero where begin is 0, else on from acc.
-     * `unpacked` is NULL or what unpack() made of the same inputs. begin is a multiple of CABE_MATMUL_INTS_CHUNK; I8 takes
-     * all inputs at once. As many bytes of weights as are used are fetched from `ahead` bytes further; 0: none. */
+     * `unpacked` is NULL or what unpack() made of the same inputs. begin is a multiple of CABE_MATMUL_INTS_CHUNK; I8
+     * takes all inputs at once. As many bytes of weights as are used are fetched from `ahead` bytes further; 0: none. */
     void (*dot)(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, const uint8_t *panel,
                 const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, int64_t ahead, float *acc);
     int unpack_rows; /* so many rows pay for unpacking */

@@ -142,10 +142,13 @@ static void packing_keeps_blocks(void **state)
             const struct cabe_kernels *kernels = cabe_kernels_at((enum cabe_level)level);
 
             for (int at = 0; kernels && at < 2 * K; at += 384) {
-                kernels->matmul.floats->widen(dtype, panels + (uint64_t)(at / K) * bytes, K, at % K, at % K + 384, wide);
+                const uint8_t *panel = panels + (uint64_t)(at / K) * bytes;
+
+                kernels->matmul.floats->widen(dtype, panel, K, at % K, at % K + 384, wide);
                 for (int i = 0; i < 384 * 16; i++) {
                     int output = at / K * 16 + i % 16, k = at % K + i / 16;
-                    const uint8_t *source = rows + (uint64_t)output * row_bytes + cabe_dtype_bytes(dtype, k / block * block);
+                    const uint8_t *source =
+                        rows + (uint64_t)output * row_bytes + cabe_dtype_bytes(dtype, k / block * block);
                     float wanted = output < N ? cases[c].element(source, k % block) : wide[i];
 
                     assert_true(output < N || wide[i] == 0.0f);
@@ -214,7 +217,8 @@ static void packing_in_chunks(void **state)
 static void packing_refuses(void **state)
 {
     float rows[2 * 32] = {0};
-    uint8_t block[2 * 34] = {0}, super[2 * 210] = {0}, out[4096] __attribute__((aligned(64))), scratch[1024] __attribute__((aligned(64)));
+    uint8_t block[2 * 34] = {0}, super[2 * 210] = {0};
+    uint8_t out[4096] __attribute__((aligned(64))), scratch[1024] __attribute__((aligned(64)));
     struct cabe_error err;
 
     (void)state;

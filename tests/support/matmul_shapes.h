@@ -19,10 +19,15 @@ static const struct {
     int64_t k, n;
 } matmul_minilm[] = {{384, 1152}, {384, 384}, {384, 1536}, {1536, 384}};
 
-/* A Llama of 1.1 B: query, key and value; attention output; gate and up; down; head. */
+/* The layers of decoders: query, key and value; attention output; gate and up; down. A Llama of 1.1 B, SmolLM2-135M. */
+#define MATMUL_LAYER 4
 static const struct {
-    int64_t k, n;
-} matmul_llama[] = {{2048, 2560}, {2048, 2048}, {2048, 11264}, {5632, 2048}, {2048, 32000}};
+    const char *name;
+    struct {
+        int64_t k, n;
+    } shape[MATMUL_LAYER];
+} matmul_decoders[] = {{"llama", {{2048, 2560}, {2048, 2048}, {2048, 11264}, {5632, 2048}}},
+                       {"smollm2", {{576, 960}, {576, 576}, {576, 3072}, {1536, 576}}}};
 
 #define COUNT_OF(array) (sizeof(array) / sizeof(array)[0])
 

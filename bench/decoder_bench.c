@@ -1,10 +1,10 @@
 /*
- * The matrix products of a Llama of 1.1 B, layer after layer, from weights that no cache holds. Few rows are one step
+ * The matrix products of a decoder (a Llama of 1.1 B, SmolLM2-135M), layer after layer, from weights that no cache holds. Few rows are one step
  * of decoding: the share of the read bandwidth that a plain loop over the same bytes reaches, in the same round. Many
  * rows are a prompt: the share of the level's own kernel with everything in L1.
  *
- *   llama_bench [--dtype NAME] [--rows T,T,...] [--layers N] [--threads N] [--rounds N] [--precision high|int8]
- *               [--level NAME] [--clock wall|cpu]
+ *   decoder_bench [--model llama|smollm2] [--dtype NAME] [--rows T,T,...] [--layers N] [--threads N] [--rounds N]
+ *                 [--precision high|int8] [--level NAME] [--clock wall|cpu]
  *
  * --clock cpu counts processor time, for a machine that others use too, with one thread only (matmul_bench.c).
  */
@@ -24,14 +24,13 @@
 #define ROWS_MAX 1024
 #define WIDEST 11264
 #define DEEPEST 5632
-#define LAYER_SHAPES 4 /* the head is not read again and again */
 #define L1_ROWS 12
 #define L1_TIMES 400
 
 struct setting {
     const struct cabe_kernels *kernels;
     const char *dtype, *rows;
-    int threads, rounds, layers, precision, cpu_clock;
+    int threads, rounds, layers, precision, cpu_clock, model;
 };
 
 struct job {
@@ -44,12 +43,22 @@ struct job {
     uint64_t sums[CABE_TEAM_MAX * 8];
 };
 
+static int64_t rows_of(const struct setting *set, size_t i)
+{
+    return matmul_decoders[set->model].shape[i].n;
+}
+
+static int64_t inputs_of(const struct setting *set, size_t i)
+{
+    return matmul_decoders[set->model].shape[i].k;
+}
+
 static void *pages(uint64_t bytes)
 {
     void *out;
 
     if (cabe_pages_map(&out, bytes, 1, NULL) != CABE_OK) {
-        fprintf(stderr, "llama_bench: no memory\n");
+        fprintf(stderr, "decoder_bench: no memory\n");
         exit(1);
     }
     return out;
@@ -102,8 +111,8 @@ static void layers_body(struct cabe_team *team, int member, void *arg)
     const uint8_t *w = job->weights;
 
     for (int layer = 0; layer < job->set->layers; layer++)
-        for (size_t i = 0; i < LAYER_SHAPES; i++) {
-            int64_t n = matmul_llama[i].n, k = matmul_llama[i].k;
+        for (size_t i = 0; i < MATMUL_LAYER; i++) {
+            int64_t n = rows_of(job->set, i), k = inputs_of(job->set, i);
 
             product(job, team, member, w, n, k);
             w += cabe_packed_bytes(job->dtype, CABE_PANELS, n, k);
@@ -176,8 +185,8 @@ static void fill(struct job *job)
     uint64_t bytes = 0;
 
     for (int layer = 0; layer < job->set->layers; layer++)
-        for (size_t i = 0; i < LAYER_SHAPES; i++)
-            bytes += cabe_packed_bytes(job->dtype, CABE_PANELS, matmul_llama[i].n, matmul_llama[i].k);
+        for (size_t i = 0; i < MATMUL_LAYER; i++)
+            bytes += cabe_packed_bytes(job->dtype, CABE_PANELS, rows_of(job->set, i), inputs_of(job->set, i));
     job->weight_bytes = bytes;
     job->weights = pages(bytes);
     for (uint64_t i = 0; i < bytes / 2; i++) { /* no bits are an infinity or not a number in any of the types */
@@ -192,8 +201,8 @@ static void measure(const struct setting *set, struct cabe_team *team, struct jo
     double ops = 0, rate[ROUNDS_MAX], share[ROUNDS_MAX], own[ROUNDS_MAX], read[ROUNDS_MAX];
     int middle = set->rounds / 2;
 
-    for (size_t i = 0; i < LAYER_SHAPES; i++)
-        ops += 2.0 * (double)matmul_llama[i].n * (double)matmul_llama[i].k * (double)job->t * set->layers;
+    for (size_t i = 0; i < MATMUL_LAYER; i++)
+        ops += 2.0 * (double)rows_of(set, i) * (double)inputs_of(set, i) * (double)job->t * set->layers;
     (void)seconds(team, layers_body, job);
     for (int round = 0; round < set->rounds; round++) {
         double before, after, l1;
@@ -211,7 +220,8 @@ static void measure(const struct setting *set, struct cabe_team *team, struct jo
     qsort(share, (size_t)set->rounds, sizeof(double), ascending);
     qsort(own, (size_t)set->rounds, sizeof(double), ascending);
     qsort(read, (size_t)set->rounds, sizeof(double), ascending);
-    printf("%-5s %-4s t %-4lld %7.1f Gop/s (best %7.1f), %5.1f GB/s, %5.3f of reading (%4.1f GB/s; best %5.3f); from L1 %6.1f (best %6.1f)\n",
+    printf("%-5s %-4s t %-4lld %7.1f Gop/s (best %7.1f), %5.1f GB/s, %5.3f of reading (%4.1f GB/s; best %5.3f); "
+           "from L1 %6.1f (best %6.1f)\n",
            cabe_dtype_name(job->dtype), set->precision ? "int8" : "high", (long long)job->t, rate[middle] * 1e-9,
            rate[set->rounds - 1] * 1e-9, rate[middle] / ops * 1e-9 * (double)job->weight_bytes, share[middle],
            read[middle] * 1e-9, share[set->rounds - 1], own[middle] * 1e-9, own[set->rounds - 1] * 1e-9);
@@ -225,6 +235,8 @@ static int parse(struct setting *set, int n_args, char **args)
     for (int i = 1; i + 1 < n_args; i += 2) {
         if (strcmp(args[i], "--level") == 0)
             setenv("CABE_CPU", args[i + 1], 1);
+        else if (strcmp(args[i], "--model") == 0)
+            set->model = strcmp(args[i + 1], matmul_decoders[1].name) == 0;
         else if (strcmp(args[i], "--dtype") == 0)
             set->dtype = args[i + 1];
         else if (strcmp(args[i], "--threads") == 0)
@@ -246,7 +258,7 @@ static int parse(struct setting *set, int n_args, char **args)
         set->rounds > ROUNDS_MAX || set->layers < 1 || (set->cpu_clock && set->threads != 1))
         return 0;
     if (cabe_kernels_choose(&set->kernels, &err) != CABE_OK) {
-        fprintf(stderr, "llama_bench: %s\n", err.text);
+        fprintf(stderr, "decoder_bench: %s\n", err.text);
         return 0;
     }
     return 1;
@@ -275,12 +287,12 @@ int main(int n_args, char **args)
     struct cabe_error err;
 
     if (!parse(&set, n_args, args)) {
-        fprintf(stderr, "usage: llama_bench [--level NAME] [--dtype NAME] [--threads N] [--rows T,T,...] [--layers N] "
-                        "[--rounds N] [--precision high|int8] [--clock wall|cpu]\n");
+        fprintf(stderr, "usage: decoder_bench [--model llama|smollm2] [--level NAME] [--dtype NAME] [--threads N] "
+                        "[--rows T,T,...] [--layers N] [--rounds N] [--precision high|int8] [--clock wall|cpu]\n");
         return 2;
     }
     if (cabe_team_open(&team, set.threads, &err) != CABE_OK) {
-        fprintf(stderr, "llama_bench: %s\n", err.text);
+        fprintf(stderr, "decoder_bench: %s\n", err.text);
         return 1;
     }
     printf("%s, %d threads, %d layers\n", set.kernels->name, set.threads, set.layers);
