@@ -128,6 +128,14 @@ CABE_CHECKED enum cabe_status cabe_program_compile(struct cabe_program **out, st
                                                    struct cabe_error *err);
 void cabe_program_close(struct cabe_program *program); /* NULL is fine */
 
+/*
+ * The memory of a STATE, from the next run on; NULL takes it away. A buffer of this device, not an adopted one; it must
+ * outlive the program or be taken away. Two programs may share it, not run on it at once. What two sequences of a run
+ * may have in common is pages that neither writes to: that is not checked.
+ */
+CABE_CHECKED enum cabe_status cabe_program_bind(struct cabe_program *program, cabe_value state,
+                                                struct cabe_buffer *buffer, struct cabe_error *err);
+
 /* Inputs are given and outputs fetched by value; bytes must be those of the symbols of the run. */
 CABE_CHECKED enum cabe_status cabe_program_upload(struct cabe_program *program, cabe_value input,
                                                   const void *data, uint64_t bytes, struct cabe_error *err);
@@ -135,9 +143,9 @@ CABE_CHECKED enum cabe_status cabe_program_download(struct cabe_program *program
                                                     void *data, uint64_t bytes, struct cabe_error *err);
 
 /*
- * Starts a run with these symbol values (each at most its bound, at least 1; CABE_SYM_ONE is ignored). The
- * event is the program's own: wait for it before the next submit. `cancel` (may be NULL) is looked at between
- * nodes. Ids, offsets and the like are checked against their tables: a bad one is CABE_ERR_ARGUMENT, not a
+ * Starts a run with these symbol values (each at most its bound, at least 1, outputs at least 0; those that the
+ * graph does not use are ignored). The event is the program's own: wait for it before the next submit. `cancel` (may be NULL) is looked at between
+ * nodes. Ids, offsets, pages and the like are checked against their tables: a bad one is CABE_ERR_ARGUMENT, not a
  * crash. What goes wrong during the run, and that it was cancelled, is told by cabe_event_wait(); the next
  * run is whole again. Inputs stay until they are replaced.
  */
@@ -146,6 +154,13 @@ CABE_CHECKED enum cabe_status cabe_program_submit(struct cabe_program *program,
                                                   const struct cabe_cancel *cancel, struct cabe_event **event,
                                                   struct cabe_error *err);
 CABE_CHECKED enum cabe_status cabe_event_wait(struct cabe_event *event, struct cabe_error *err);
+/*
+ * Runs once more with the inputs at hand and looks at what every node gives: CABE_OK if all of it is finite, else
+ * CABE_ERR_FORMAT naming the segment and the first node of which it is not. Slow; to explain results that are not
+ * finite. Afterwards outputs are those of a run that ended well, or none.
+ */
+CABE_CHECKED enum cabe_status cabe_program_find_nan(struct cabe_program *program,
+                                                    const int64_t symbols[CABE_N_SYMBOLS], struct cabe_error *err);
 
 /* Where the time of all runs so far went, on the clock of the calling thread. */
 struct cabe_program_times {

@@ -4,32 +4,14 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "device/program.h"
-#include "device/steps.h"
-
-#define CHUNKS_A_MEMBER 64 /* that a member takes of a big loop: enough to even out, few to ask for */
-
-struct cabe_exec {
-    struct cabe_program *program;
-    const struct cabe_kernels *kernels;
-    struct cabe_step *steps;
-    int32_t n_steps;
-    int32_t n_members;
-    uint8_t **data; /* per value: where it lies; fixed, because buffers and slots are */
-
-    /* Of the present run. */
-    const struct cabe_cancel *cancel;
-    int stop[2]; /* member 0 writes [step & 1] before the barrier that begins a step, all read it after */
-    enum cabe_status status;
-    struct cabe_error err;
-};
+#include "device/exec_impl.h"
 
 int cabe_exec_supports(const struct cabe_device *device, const struct cabe_graph *graph,
                        const struct cabe_node *node)
 {
     (void)device;
     (void)graph;
-    return (unsigned)node->op < CABE_N_OPS && node->op != CABE_OP_CACHED; /* the graph lets no dtype in that the kernels lack */
+    return (unsigned)node->op < CABE_N_OPS; /* the graph lets no dtype in that the kernels lack */
 }
 
 static void find_data(struct cabe_exec *exec)
@@ -61,7 +43,8 @@ enum cabe_status cabe_exec_compile(struct cabe_program *program, struct cabe_err
     exec->n_members = cabe_team_size(program->device->config.team);
     exec->steps = cabe_calloc(2 * (size_t)program->n_nodes, sizeof *exec->steps);
     exec->data = cabe_calloc((size_t)program->n_values, sizeof *exec->data);
-    if (!exec->steps || !exec->data)
+    exec->taken = cabe_calloc(2 * (size_t)exec->n_members, sizeof *exec->taken);
+    if (!exec->steps || !exec->data || !exec->taken)
         return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for %d steps", program->place,
                          (int)program->n_nodes);
     exec->n_steps = cabe_steps_build(program, exec->steps);
@@ -75,239 +58,9 @@ void cabe_exec_release(struct cabe_program *program)
 
     cabe_free(exec->steps);
     cabe_free(exec->data);
+    cabe_free(exec->taken);
     cabe_free(exec);
     program->exec = NULL;
-}
-
-static float *floats(const struct cabe_exec *exec, cabe_value value)
-{
-    return value == CABE_NO_VALUE ? NULL : (float *)(void *)exec->data[value];
-}
-
-static const int32_t *integers(const struct cabe_exec *exec, cabe_value value)
-{
-    return (const int32_t *)(const void *)exec->data[value];
-}
-
-static int64_t n_rows(const struct cabe_exec *exec, cabe_value value)
-{
-    return cabe_value_dim(&exec->program->values[value], 2, exec->program->symbols);
-}
-
-static int64_t n_cols(const struct cabe_exec *exec, cabe_value value)
-{
-    return cabe_value_dim(&exec->program->values[value], 3, exec->program->symbols);
-}
-
-static void describe_matmul(const struct cabe_exec *exec, const struct cabe_node *node,
-                            struct cabe_matmul *mm)
-{
-    *mm = (struct cabe_matmul){
-        .w = exec->data[node->in[1]],
-        .dtype = exec->program->values[node->in[1]].dtype,
-        .n = n_rows(exec, node->in[1]),
-        .k = n_cols(exec, node->in[1]),
-        .x = floats(exec, node->in[0]),
-        .t = n_rows(exec, node->in[0]),
-        .x_stride = n_cols(exec, node->in[0]),
-        .out = floats(exec, node->out) + node->first_col,
-        .out_stride = n_cols(exec, node->out),
-        .bias = floats(exec, node->in[2]),
-        .residual = floats(exec, node->in[3]),
-        .act = node->act,
-        .precision = node->precision,
-    };
-}
-
-/*
- * Elementwise kernels are told rows, one at a time where a row is not whole vectors: what an element comes to
- * may depend on whether it is in the tail of a vector, and must not depend on which rows a member got.
- */
-static void run_elementwise(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin,
-                            int64_t end)
-{
-    const struct cabe_row_kernels *row = &exec->kernels->row;
-    int64_t c = n_cols(exec, node->out);
-    const float *a = floats(exec, node->in[0]), *b = floats(exec, node->in[1]);
-    int64_t b_stride = b && n_rows(exec, node->in[1]) == 1 && n_rows(exec, node->in[0]) != 1 ? 0 : c;
-    int64_t at_once = b && b_stride == 0 ? 1 : c % 16 == 0 ? end - begin : 1;
-    float *out = floats(exec, node->out);
-
-    for (int64_t r = begin; r < end; r += at_once) {
-        if (node->op == CABE_OP_ADD)
-            row->add(a + r * c, b + r * b_stride, out + r * c, at_once * c);
-        else if (node->op == CABE_OP_MUL)
-            row->mul(a + r * c, b + r * b_stride, out + r * c, at_once * c);
-        else
-            row->act(node->act, a + r * c, out + r * c, at_once * c);
-    }
-}
-
-static void run_norm(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin, int64_t end)
-{
-    const float *x = floats(exec, node->in[0]), *residual = floats(exec, node->in[3]);
-    float *out = floats(exec, node->out);
-
-    if (residual == out) { /* the kernel writes over x only, and a sum does not mind */
-        residual = x;
-        x = out;
-    }
-    exec->kernels->row.norm(node->norm, node->eps, x, residual, floats(exec, node->in[1]),
-                            floats(exec, node->in[2]), out, n_cols(exec, node->out), begin, end);
-}
-
-static void run_gather(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin, int64_t end)
-{
-    const struct cabe_value_info *table = &exec->program->values[node->in[0]];
-    const int32_t *ids = integers(exec, node->in[1]);
-    const float *row_scale = floats(exec, node->in[2]);
-    float *out = floats(exec, node->out);
-    int64_t c = n_cols(exec, node->out);
-
-    if (table->packing == CABE_ROWS) {
-        exec->kernels->row.gather(table->dtype, exec->data[node->in[0]], n_rows(exec, node->in[0]), c, ids, row_scale,
-                                  out, begin, end);
-        return;
-    }
-    for (int64_t r = begin; r < end; r++) {
-        cabe_panel_row(table->dtype, exec->data[node->in[0]], c, ids[r], out + r * c);
-        for (int64_t i = 0; row_scale && i < c; i++)
-            out[r * c + i] *= row_scale[ids[r]];
-    }
-}
-
-static void run_rope(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin, int64_t end)
-{
-    struct cabe_rope_heads heads = {.style = node->rope,
-                                    .n_heads = node->n_heads,
-                                    .n_kv_heads = node->n_kv_heads,
-                                    .head_dim = node->head_dim,
-                                    .n_rot = (int32_t)n_cols(exec, node->in[1]),
-                                    .q_gamma = floats(exec, node->in[2]),
-                                    .k_gamma = floats(exec, node->in[3]),
-                                    .eps = node->eps};
-
-    exec->kernels->row.rope(&heads, floats(exec, node->in[0]), floats(exec, node->in[1]), floats(exec, node->out),
-                            begin, end);
-}
-
-/* Rows [begin, end) of one node that is no matmul and no attention. */
-static void run_rows(const struct cabe_exec *exec, const struct cabe_node *node, int64_t begin, int64_t end)
-{
-    const struct cabe_row_kernels *row = &exec->kernels->row;
-    int64_t c = n_cols(exec, node->out);
-
-    switch (node->op) {
-    case CABE_OP_GATHER:
-        run_gather(exec, node, begin, end);
-        break;
-    case CABE_OP_NORM:
-        run_norm(exec, node, begin, end);
-        break;
-    case CABE_OP_POOL:
-        row->pool(node->pool, floats(exec, node->in[0]), integers(exec, node->in[1]),
-                  floats(exec, node->in[2]), c, floats(exec, node->out), begin, end);
-        break;
-    case CABE_OP_UNIT:
-        row->unit(node->eps, floats(exec, node->in[0]), floats(exec, node->out), c, begin, end);
-        break;
-    case CABE_OP_ADD:
-    case CABE_OP_MUL:
-    case CABE_OP_ACT:
-        run_elementwise(exec, node, begin, end);
-        break;
-    case CABE_OP_ANGLES:
-        row->angles(integers(exec, node->in[0]), floats(exec, node->in[1]), c / 2, node->scale,
-                    floats(exec, node->out), begin, end);
-        break;
-    case CABE_OP_ROPE:
-        run_rope(exec, node, begin, end);
-        break;
-    case CABE_OP_GLU:
-        for (int64_t r = begin; r < end; r++) {
-            const float *gate = floats(exec, node->in[0]) + r * 2 * c;
-
-            row->glu(node->act, gate, gate + c, floats(exec, node->out) + r * c, c);
-        }
-        break;
-    case CABE_OP_MATMUL:
-    case CABE_OP_ATTENTION:
-    case CABE_OP_CACHED:
-    case CABE_N_OPS:
-        break;
-    }
-}
-
-static void step_rows(const struct cabe_exec *exec, struct cabe_team *team, const struct cabe_step *step)
-{
-    const struct cabe_program *program = exec->program;
-    int64_t rows = n_rows(exec, step->rows_of),
-            share = (rows + 2 * exec->n_members - 1) / (2 * exec->n_members);
-    int64_t block = share < step->block ? share : step->block, begin, end;
-    uint8_t *shared = program->block->host + program->placing.shared;
-    struct cabe_matmul mm;
-
-    if (step->prepare >= 0)
-        describe_matmul(exec, &program->nodes[step->prepare], &mm);
-    while (cabe_team_next(team, rows, block, &begin, &end)) {
-        for (int32_t i = step->node; i < step->node + step->n_nodes; i++)
-            run_rows(exec, &program->nodes[i], begin, end);
-        if (step->prepare >= 0)
-            cabe_matmul_prepare(exec->kernels, &mm, shared, begin, end);
-    }
-}
-
-static void *member_scratch(const struct cabe_exec *exec, int member)
-{
-    const struct cabe_placing *placing = &exec->program->placing;
-
-    return exec->program->block->host + placing->member + placing->member_bytes * (uint64_t)member;
-}
-
-static void step_matmul(const struct cabe_exec *exec, struct cabe_team *team, int member,
-                        const struct cabe_step *step)
-{
-    const struct cabe_program *program = exec->program;
-    const uint8_t *shared = program->block->host + program->placing.shared;
-    int64_t tiles, chunk, begin, end;
-    struct cabe_matmul mm;
-
-    describe_matmul(exec, &program->nodes[step->node], &mm);
-    tiles = cabe_matmul_tiles(exec->kernels, &mm);
-    chunk = 1 + tiles / ((int64_t)CHUNKS_A_MEMBER * exec->n_members);
-    while (cabe_team_next(team, tiles, chunk, &begin, &end))
-        cabe_matmul_run(exec->kernels, &mm, shared, member_scratch(exec, member), begin, end);
-}
-
-/*
- * One item is one head of one sequence, the longest sequences first, so that no member is left with a long
- * one.
- */
-static void step_attention(const struct cabe_exec *exec, struct cabe_team *team, int member,
-                           const struct cabe_step *step)
-{
-    const struct cabe_program *program = exec->program;
-    const struct cabe_node *node = &program->nodes[step->node];
-    const int32_t *offsets = integers(exec, node->in[1]);
-    const int32_t *order = (const int32_t *)(const void *)(program->block->host + program->placing.order) +
-                           (int64_t)step->order * program->bounds[CABE_SYM_SEQUENCES];
-    int64_t n_items = program->symbols[CABE_SYM_SEQUENCES] * node->n_heads, begin, end;
-    int64_t chunk = 1 + n_items / ((int64_t)CHUNKS_A_MEMBER * exec->n_members);
-    int64_t d = node->head_dim, group = node->n_heads / node->n_kv_heads;
-    int64_t stride = n_cols(exec, node->in[0]), out_stride = n_cols(exec, node->out);
-
-    while (cabe_team_next(team, n_items, chunk, &begin, &end))
-        for (int64_t item = begin; item < end; item++) {
-            int64_t s = order[item / node->n_heads], h = item % node->n_heads;
-            const float *qkv = floats(exec, node->in[0]) + offsets[s] * stride;
-            const float *k = qkv + (node->n_heads + h / group) * d;
-
-            if (offsets[s + 1] > offsets[s])
-                exec->kernels->row.attention(qkv + h * d, k, k + node->n_kv_heads * d, stride,
-                                             offsets[s + 1] - offsets[s], d, node->scale, node->mask,
-                                             floats(exec, node->out) + offsets[s] * out_stride + h * d,
-                                             out_stride, member_scratch(exec, member));
-        }
 }
 
 /* The streamed segment after `step`'s, or -1. */
@@ -325,6 +78,8 @@ static int may_begin(struct cabe_exec *exec, int32_t s)
     struct cabe_program *program = exec->program;
     int32_t stream = exec->steps[s].stream;
 
+    if (exec->status != CABE_OK) /* found by looking */
+        return 0;
     if (cabe_cancelled(exec->cancel)) {
         exec->status = cabe_fail(&exec->err, CABE_ERR_CANCELLED, "%s: cancelled at step %d of %d",
                                  program->place, (int)s, (int)exec->n_steps);
@@ -350,9 +105,9 @@ static uint64_t count_time(struct cabe_exec *exec, enum cabe_step_kind kind, uin
     struct cabe_program_times *times = &exec->program->times;
     uint64_t now_ns = cabe_clock_ns();
 
-    *(kind == CABE_STEP_MATMUL      ? &times->matmul_ns
-      : kind == CABE_STEP_ATTENTION ? &times->attention_ns
-                                    : &times->rows_ns) += now_ns - then_ns;
+    *(kind == CABE_STEP_MATMUL ? &times->matmul_ns
+      : kind == CABE_STEP_ROWS ? &times->rows_ns
+                               : &times->attention_ns) += now_ns - then_ns;
     return now_ns;
 }
 
@@ -361,15 +116,32 @@ static void run_step(const struct cabe_exec *exec, struct cabe_team *team, int m
 {
     switch (step->kind) {
     case CABE_STEP_ROWS:
-        step_rows(exec, team, step);
+        cabe_exec_rows(exec, team, step);
         break;
     case CABE_STEP_MATMUL:
-        step_matmul(exec, team, member, step);
+        cabe_exec_matmul(exec, team, member, step);
         break;
     case CABE_STEP_ATTENTION:
-        step_attention(exec, team, member, step);
+        cabe_exec_attention(exec, team, member, step);
+        break;
+    case CABE_STEP_CACHED:
+        cabe_exec_cached(exec, team, member, step);
         break;
     }
+}
+
+/* As run_step(), and member 0 looks at what it gives; the barrier that begins the next step ends its looking. */
+static void run_step_looking(struct cabe_exec *exec, struct cabe_team *team, int member, const struct cabe_step *step)
+{
+    if (step->kind == CABE_STEP_ROWS) {
+        if (member == 0)
+            exec->status = cabe_exec_look_rows(exec, step, &exec->err);
+        return;
+    }
+    run_step(exec, team, member, step);
+    cabe_team_barrier(team, member);
+    for (int32_t i = step->node; i < step->node + step->n_nodes && member == 0 && exec->status == CABE_OK; i++)
+        exec->status = cabe_exec_look(exec, &exec->program->nodes[i], &exec->err);
 }
 
 /*
@@ -396,22 +168,33 @@ static void run_member(struct cabe_team *team, int member, void *arg)
             return;
         if (member == 0)
             then_ns = s > 0 && !waits ? count_time(exec, exec->steps[s - 1].kind, then_ns) : cabe_clock_ns();
-        run_step(exec, team, member, &exec->steps[s]);
+        atomic_store_explicit(&exec->taken[(s + 1) % 2 * exec->n_members + member].next, 0, memory_order_relaxed);
+        if (exec->program->looks_for_nan)
+            run_step_looking(exec, team, member, &exec->steps[s]);
+        else
+            run_step(exec, team, member, &exec->steps[s]);
     }
     if (member == 0) /* the others may still be at it, but not for long */
         (void)count_time(exec, exec->steps[exec->n_steps - 1].kind, then_ns);
 }
 
-static void sift(int32_t *order, int64_t hole, int64_t n, const int32_t *offsets)
+struct lengths { /* how long a sequence takes */
+    const int32_t *offsets, *starts; /* starts: what it has in its pages; may be NULL */
+};
+
+static int64_t length_of(const struct lengths *l, int64_t s)
+{
+    return (int64_t)l->offsets[s + 1] - l->offsets[s] + (l->starts ? l->starts[s] : 0);
+}
+
+static void sift(int32_t *order, int64_t hole, int64_t n, const struct lengths *l)
 {
     int32_t moved = order[hole];
-    int32_t length = offsets[moved + 1] - offsets[moved];
 
     for (int64_t child; (child = 2 * hole + 1) < n; hole = child) {
-        if (child + 1 < n && offsets[order[child + 1] + 1] - offsets[order[child + 1]] <
-                                 offsets[order[child] + 1] - offsets[order[child]])
+        if (child + 1 < n && length_of(l, order[child + 1]) < length_of(l, order[child]))
             child++;
-        if (offsets[order[child] + 1] - offsets[order[child]] >= length)
+        if (length_of(l, order[child]) >= length_of(l, moved))
             break;
         order[hole] = order[child];
     }
@@ -419,24 +202,24 @@ static void sift(int32_t *order, int64_t hole, int64_t n, const int32_t *offsets
 }
 
 /* Heap sort with the shortest on top: longest first at the end. qsort() may allocate. */
-static void sort_by_length(int32_t *order, int64_t n, const int32_t *offsets)
+static void sort_by_length(int32_t *order, int64_t n, const struct lengths *l)
 {
     int sorted = 1;
 
     for (int64_t s = 0; s < n; s++) {
         order[s] = (int32_t)s;
-        sorted &= s == 0 || offsets[s + 1] - offsets[s] <= offsets[s] - offsets[s - 1];
+        sorted &= s == 0 || length_of(l, s) <= length_of(l, s - 1);
     }
     if (sorted)
         return;
     for (int64_t i = n / 2; i-- > 0;)
-        sift(order, i, n, offsets);
+        sift(order, i, n, l);
     for (int64_t end = n - 1; end > 0; end--) {
         int32_t shortest = order[0];
 
         order[0] = order[end];
         order[end] = shortest;
-        sift(order, 0, end, offsets);
+        sift(order, 0, end, l);
     }
 }
 
@@ -445,34 +228,67 @@ static void make_orders(const struct cabe_exec *exec)
     const struct cabe_program *program = exec->program;
     int32_t *orders = (int32_t *)(void *)(program->block->host + program->placing.order);
 
-    for (int32_t c = 0; c < program->n_checks; c++)
-        if (program->checks[c].kind == CABE_CHECK_OFFSETS && program->checks[c].order >= 0)
-            sort_by_length(orders + program->checks[c].order * program->bounds[CABE_SYM_SEQUENCES],
-                           program->symbols[CABE_SYM_SEQUENCES], integers(exec, program->checks[c].input));
+    for (int32_t c = 0; c < program->n_checks; c++) {
+        const struct cabe_program_check *check = &program->checks[c];
+        struct lengths lengths = {integers(exec, check->input), NULL};
+
+        if (check->order < 0)
+            continue;
+        if (check->kind == CABE_CHECK_PAGES)
+            lengths.starts = integers(exec, program->nodes[check->node].in[3]);
+        sort_by_length(orders + check->order * program->bounds[CABE_SYM_SEQUENCES],
+                       program->symbols[CABE_SYM_SEQUENCES], &lengths);
+    }
 }
 
-/* Access to everything that the run touches; a buffer that holds several segments is opened as often. */
-static void close_buffers(struct cabe_program *program, int32_t n_segments)
+/* The i-th buffer that the run touches, or NULL: the block, those of segments, those of states. */
+static struct cabe_buffer *buffer_at(const struct cabe_program *program, int32_t i)
 {
-    for (int32_t s = 0; s < n_segments; s++)
-        if (program->segments[s].buffer)
-            cabe_buffer_close(program->segments[s].buffer);
-    cabe_buffer_close(program->block);
+    if (i == 0)
+        return program->block;
+    return i <= program->n_segments ? program->segments[i - 1].buffer : program->bound[i - 1 - program->n_segments];
+}
+
+static int32_t n_buffers(const struct cabe_program *program)
+{
+    return 1 + program->n_segments + program->n_values;
+}
+
+/* Access to everything that the run touches; a buffer that is met several times is opened as often. */
+static void close_buffers(struct cabe_program *program, int32_t n)
+{
+    while (n-- > 0)
+        if (buffer_at(program, n))
+            cabe_buffer_close(buffer_at(program, n));
 }
 
 static enum cabe_status open_buffers(struct cabe_program *program, struct cabe_error *err)
 {
-    enum cabe_status status = cabe_buffer_open(program->block, err);
+    for (int32_t i = 0; i < n_buffers(program); i++) {
+        struct cabe_buffer *buffer = buffer_at(program, i);
+        enum cabe_status status = buffer ? cabe_buffer_open(buffer, err) : CABE_OK;
 
-    if (status != CABE_OK)
-        return status;
-    for (int32_t s = 0; s < program->n_segments; s++)
-        if (program->segments[s].buffer &&
-            (status = cabe_buffer_open(program->segments[s].buffer, err)) != CABE_OK) {
-            close_buffers(program, s);
+        if (status != CABE_OK) {
+            close_buffers(program, i);
             return cabe_fail_in(err, status, "%s", program->place);
         }
+    }
     return CABE_OK;
+}
+
+/* What a run before this one, and other buffers, have left. */
+static void begin_run(struct cabe_exec *exec, const struct cabe_cancel *cancel)
+{
+    const struct cabe_program *program = exec->program;
+
+    for (int32_t v = 0; v < program->n_values; v++)
+        if (program->values[v].kind == CABE_STATE)
+            exec->data[v] = program->bound[v]->host;
+    for (int32_t m = 0; m < 2 * exec->n_members; m++)
+        atomic_store_explicit(&exec->taken[m].next, 0, memory_order_relaxed); /* before the members begin */
+    exec->cancel = cancel;
+    exec->status = CABE_OK;
+    make_orders(exec);
 }
 
 enum cabe_status cabe_exec_submit(struct cabe_program *program, const struct cabe_cancel *cancel,
@@ -487,9 +303,7 @@ enum cabe_status cabe_exec_submit(struct cabe_program *program, const struct cab
         return status;
     status = cabe_program_check_inputs(program, program->block->host, err);
     if (status == CABE_OK) {
-        exec->cancel = cancel;
-        exec->status = CABE_OK;
-        make_orders(exec);
+        begin_run(exec, cancel);
         if (first >= 0)
             cabe_stream_request(program->stream, first, cancel);
         cabe_team_run(program->device->config.team, run_member, exec);
@@ -499,7 +313,7 @@ enum cabe_status cabe_exec_submit(struct cabe_program *program, const struct cab
         program->times.n_runs++;
         program->times.total_ns += cabe_clock_ns() - begin_ns;
     }
-    close_buffers(program, program->n_segments);
+    close_buffers(program, n_buffers(program));
     return status;
 }
 

@@ -16,6 +16,16 @@ static uint64_t times(uint64_t a, uint64_t b)
     return __builtin_mul_overflow(a, b, &product) ? UINT64_MAX : product;
 }
 
+int cabe_same_pages(const struct cabe_node *a, const struct cabe_node *b)
+{
+    if (a->op != CABE_OP_CACHED || b->op != CABE_OP_CACHED)
+        return 0;
+    for (int i = 1; i < CABE_NODE_INPUTS_MAX; i++)
+        if (a->in[i] != b->in[i])
+            return 0;
+    return 1;
+}
+
 /* How many different inputs divide rows into sequences for attention; each gets a list of the longest. */
 static int count_orders(const struct cabe_graph *graph)
 {
@@ -23,12 +33,13 @@ static int count_orders(const struct cabe_graph *graph)
 
     for (int32_t i = 0; i < cabe_graph_n_nodes(graph); i++) {
         const struct cabe_node *node = cabe_graph_node(graph, i);
-        int seen = node->op != CABE_OP_ATTENTION;
+        int seen = node->op != CABE_OP_ATTENTION && node->op != CABE_OP_CACHED;
 
         for (int32_t j = 0; j < i && !seen; j++) {
             const struct cabe_node *other = cabe_graph_node(graph, j);
 
-            seen = other->op == CABE_OP_ATTENTION && other->in[1] == node->in[1];
+            seen = cabe_same_pages(node, other) || (node->op == CABE_OP_ATTENTION &&
+                                                    other->op == CABE_OP_ATTENTION && other->in[1] == node->in[1]);
         }
         n += !seen;
     }
@@ -59,6 +70,9 @@ static void look_at(const struct cabe_graph *graph, const struct cabe_node *node
 
     if (node->op == CABE_OP_ATTENTION)
         needs->member = larger(needs->member, cabe_attention_scratch_bytes(t, node->head_dim));
+    if (node->op == CABE_OP_CACHED)
+        needs->member =
+            larger(needs->member, cabe_attend_scratch_bytes(node->n_heads / node->n_kv_heads, node->head_dim));
     if (node->op != CABE_OP_MATMUL)
         return;
     needs->t = t > needs->t ? t : needs->t;

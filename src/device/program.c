@@ -89,35 +89,6 @@ static enum cabe_status check_nodes(const struct cabe_device *device, const stru
     return CABE_OK;
 }
 
-/* Ids and offsets, each with what it must fit; one check of a kind for each pair. */
-static void add_check(struct cabe_program *program, int kind, cabe_value input, cabe_value of, int attention)
-{
-    struct cabe_program_check *check = NULL;
-    int32_t n_orders = 0;
-
-    for (int32_t c = 0; c < program->n_checks; c++) {
-        struct cabe_program_check *known = &program->checks[c];
-        int same_rows = known->kind == CABE_CHECK_IDS
-                            ? known->of == of
-                            : cabe_dim_same(program->values[known->of].dim[2], program->values[of].dim[2]);
-
-        if ((int)known->kind == kind && known->input == input && same_rows)
-            check = known;
-        if (known->kind == CABE_CHECK_OFFSETS && known->input == input && known->order >= 0)
-            attention = 0; /* it has its list */
-        n_orders += known->order >= 0;
-    }
-    if (!check) {
-        check = &program->checks[program->n_checks++];
-        check->kind = kind == CABE_CHECK_IDS ? CABE_CHECK_IDS : CABE_CHECK_OFFSETS;
-        check->input = input;
-        check->of = of;
-        check->order = -1;
-    }
-    if (attention)
-        check->order = n_orders;
-}
-
 static void copy_graph(struct cabe_program *program, const struct cabe_graph *graph)
 {
     for (int32_t v = 0; v < program->n_values; v++) {
@@ -128,10 +99,7 @@ static void copy_graph(struct cabe_program *program, const struct cabe_graph *gr
         const struct cabe_node *node = cabe_graph_node(graph, i);
 
         program->nodes[i] = *node;
-        if (node->op == CABE_OP_GATHER)
-            add_check(program, CABE_CHECK_IDS, node->in[1], node->in[0], 0);
-        if (node->op == CABE_OP_ATTENTION || node->op == CABE_OP_POOL)
-            add_check(program, CABE_CHECK_OFFSETS, node->in[1], node->in[0], node->op == CABE_OP_ATTENTION);
+        cabe_program_add_checks(program, i);
     }
 }
 
@@ -175,12 +143,13 @@ static enum cabe_status new_program(struct cabe_program **out, struct cabe_devic
     program->n_segments = cabe_graph_n_segments(graph);
     program->values = cabe_calloc(n_values, sizeof *program->values);
     program->nodes = cabe_calloc(n_nodes, sizeof *program->nodes);
-    program->checks = cabe_calloc(n_nodes, sizeof *program->checks);
+    program->checks = cabe_calloc(CABE_CHECKS_A_NODE * n_nodes, sizeof *program->checks);
+    program->bound = cabe_calloc(n_values, sizeof *program->bound);
     program->offsets = cabe_calloc(n_values, sizeof *program->offsets);
     program->uploaded = cabe_calloc(n_values, sizeof *program->uploaded);
     program->segments = cabe_calloc((size_t)program->n_segments, sizeof *program->segments);
-    if (!program->values || !program->nodes || !program->checks || !program->offsets || !program->uploaded ||
-        !program->segments)
+    if (!program->values || !program->nodes || !program->checks || !program->offsets || !program->bound ||
+        !program->uploaded || !program->segments)
         return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for the tables of a program of %zu nodes", place,
                          n_nodes);
     return CABE_OK;
@@ -300,6 +269,7 @@ void cabe_program_close(struct cabe_program *program)
     cabe_free(program->nodes);
     cabe_free(program->checks);
     cabe_free(program->offsets);
+    cabe_free(program->bound);
     cabe_free(program->uploaded);
     cabe_free(program->segments);
     cabe_free(program);
@@ -311,7 +281,7 @@ static enum cabe_status check_value(const struct cabe_program *program, cabe_val
     if (value >= 0 && value < program->n_values && program->values[value].kind == kind)
         return CABE_OK;
     return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: value %d is not one of its %s", program->place, (int)value,
-                     kind == CABE_INPUT ? "inputs" : "outputs");
+                     kind == CABE_INPUT ? "inputs" : kind == CABE_STATE ? "states" : "outputs");
 }
 
 enum cabe_status cabe_program_upload(struct cabe_program *program, cabe_value input, const void *data,
@@ -367,6 +337,31 @@ static enum cabe_status take_symbols(const struct cabe_program *program, const i
     return CABE_OK;
 }
 
+enum cabe_status cabe_program_bind(struct cabe_program *program, cabe_value state, struct cabe_buffer *buffer,
+                                   struct cabe_error *err)
+{
+    enum cabe_status status = check_value(program, state, CABE_STATE, err);
+
+    if (status != CABE_OK)
+        return status;
+    if (program->event.pending)
+        return cabe_fail(err, CABE_ERR_BUSY, "%s: its last run has not been waited for", program->place);
+    if (buffer && (buffer->device != program->device || buffer->held_bytes == 0))
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s wants a buffer of %s's own", program->place,
+                         program->values[state].name, cabe_device_name(program->device));
+    program->bound[state] = buffer;
+    return CABE_OK;
+}
+
+static enum cabe_status check_bound(const struct cabe_program *program, struct cabe_error *err)
+{
+    for (int32_t v = 0; v < program->n_values; v++)
+        if (program->values[v].kind == CABE_STATE && !program->bound[v])
+            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s has no memory bound to it", program->place,
+                             program->values[v].name);
+    return CABE_OK;
+}
+
 static enum cabe_status check_sizes(const struct cabe_program *program, const int64_t symbols[CABE_N_SYMBOLS],
                                     struct cabe_error *err)
 {
@@ -399,7 +394,8 @@ enum cabe_status cabe_program_submit(struct cabe_program *program, const int64_t
     if (program->event.pending)
         return cabe_fail(err, CABE_ERR_BUSY, "%s: its last run has not been waited for", program->place);
     if ((status = take_symbols(program, symbols, run, err)) != CABE_OK ||
-        (status = check_sizes(program, run, err)) != CABE_OK)
+        (status = check_sizes(program, run, err)) != CABE_OK ||
+        (status = check_bound(program, err)) != CABE_OK)
         return status;
     memcpy(program->symbols, run, sizeof run);
     program->has_results = 0;
@@ -427,55 +423,23 @@ enum cabe_status cabe_event_wait(struct cabe_event *event, struct cabe_error *er
     return CABE_OK;
 }
 
+enum cabe_status cabe_program_find_nan(struct cabe_program *program, const int64_t symbols[CABE_N_SYMBOLS],
+                                       struct cabe_error *err)
+{
+    struct cabe_event *event;
+    enum cabe_status status;
+
+    if (program->event.pending)
+        return cabe_fail(err, CABE_ERR_BUSY, "%s: its last run has not been waited for", program->place);
+    program->looks_for_nan = 1;
+    status = cabe_program_submit(program, symbols, NULL, &event, err);
+    if (status == CABE_OK)
+        status = cabe_event_wait(event, err);
+    program->looks_for_nan = 0;
+    return status;
+}
+
 void cabe_program_times(const struct cabe_program *program, struct cabe_program_times *times)
 {
     *times = program->times;
-}
-
-static enum cabe_status check_ids(const struct cabe_program *program, const struct cabe_program_check *check,
-                                  const int32_t *ids, struct cabe_error *err)
-{
-    const struct cabe_value_info *input = &program->values[check->input],
-                                 *table = &program->values[check->of];
-    int64_t n = cabe_value_dim(input, 2, program->symbols) * cabe_value_dim(input, 3, program->symbols);
-    int64_t rows = cabe_value_dim(table, 2, program->symbols);
-
-    for (int64_t i = 0; i < n; i++)
-        if (ids[i] < 0 || ids[i] >= rows)
-            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s[%lld] is %d, %s has %lld rows", program->place,
-                             input->name, (long long)i, (int)ids[i], table->name, (long long)rows);
-    return CABE_OK;
-}
-
-static enum cabe_status check_offsets(const struct cabe_program *program,
-                                      const struct cabe_program_check *check, const int32_t *offsets,
-                                      struct cabe_error *err)
-{
-    const struct cabe_value_info *input = &program->values[check->input], *x = &program->values[check->of];
-    int64_t n = cabe_value_dim(input, 2, program->symbols) * cabe_value_dim(input, 3, program->symbols);
-    int64_t rows = cabe_value_dim(x, 2, program->symbols);
-
-    if (offsets[0] != 0 || offsets[n - 1] != rows)
-        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s go from %d to %d, wanted from 0 to %lld",
-                         program->place, input->name, (int)offsets[0], (int)offsets[n - 1], (long long)rows);
-    for (int64_t i = 1; i < n; i++)
-        if (offsets[i] < offsets[i - 1])
-            return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s[%lld] is %d after %d", program->place,
-                             input->name, (long long)i, (int)offsets[i], (int)offsets[i - 1]);
-    return CABE_OK;
-}
-
-enum cabe_status cabe_program_check_inputs(const struct cabe_program *program, const uint8_t *block,
-                                           struct cabe_error *err)
-{
-    enum cabe_status status = CABE_OK;
-
-    for (int32_t c = 0; c < program->n_checks && status == CABE_OK; c++) {
-        const struct cabe_program_check *check = &program->checks[c];
-        const int32_t *data = (const int32_t *)(const void *)(block + program->offsets[check->input]);
-
-        status = check->kind == CABE_CHECK_IDS ? check_ids(program, check, data, err)
-                                               : check_offsets(program, check, data, err);
-    }
-    return status;
 }

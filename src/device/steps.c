@@ -103,13 +103,45 @@ static struct cabe_step *group_for(const struct cabe_program *program, struct ca
     return last;
 }
 
-static int32_t order_of(const struct cabe_program *program, cabe_value offsets)
+static int32_t order_of(const struct cabe_program *program, const struct cabe_node *node)
 {
-    for (int32_t c = 0; c < program->n_checks; c++)
-        if (program->checks[c].kind == CABE_CHECK_OFFSETS && program->checks[c].input == offsets &&
-            program->checks[c].order >= 0)
-            return program->checks[c].order;
+    for (int32_t c = 0; c < program->n_checks; c++) {
+        const struct cabe_program_check *check = &program->checks[c];
+
+        if (node->op == CABE_OP_CACHED
+                ? check->kind == CABE_CHECK_PAGES && cabe_same_pages(&program->nodes[check->node], node)
+                : check->kind == CABE_CHECK_OFFSETS && check->input == node->in[1] && check->order >= 0)
+            return check->order;
+    }
     return 0;
+}
+
+/* Whether the product can go with those of the last step: a part of the same value, of activations alike prepared. */
+static int goes_with(const struct cabe_program *program, const struct cabe_step *last, const struct cabe_node *node)
+{
+    const struct cabe_node *before;
+
+    if (!last || last->kind != CABE_STEP_MATMUL || last->n_nodes == CABE_STEP_MATMULS || node->first_col == 0)
+        return 0;
+    before = &program->nodes[last->node + last->n_nodes - 1];
+    return last->node + last->n_nodes == (int32_t)(node - program->nodes) && before->out == node->out &&
+           before->in[0] == node->in[0] && before->segment == node->segment &&
+           quantises(program, before) == quantises(program, node) &&
+           (!quantises(program, node) ||
+            program->values[before->in[1]].dtype == program->values[node->in[1]].dtype);
+}
+
+static void add_matmul(const struct cabe_program *program, struct cabe_step *steps, int32_t *n, int32_t i)
+{
+    const struct cabe_node *node = &program->nodes[i];
+
+    if (goes_with(program, *n ? &steps[*n - 1] : NULL, node)) {
+        steps[*n - 1].n_nodes++;
+        return;
+    }
+    if (quantises(program, node))
+        group_for(program, steps, n, i, NULL, node->in[0])->prepare = i;
+    add_step(steps, n, CABE_STEP_MATMUL, i, node->segment)->n_nodes = 1;
 }
 
 /* So many rows that what the group writes stays in cache. */
@@ -146,14 +178,14 @@ int32_t cabe_steps_build(const struct cabe_program *program, struct cabe_step *s
         const struct cabe_node *node = &program->nodes[i];
 
         if (node->op == CABE_OP_MATMUL) {
-            if (quantises(program, node))
-                group_for(program, steps, &n, i, NULL, node->in[0])->prepare = i;
-            add_step(steps, &n, CABE_STEP_MATMUL, i, node->segment)->n_nodes = 1;
-        } else if (node->op == CABE_OP_ATTENTION) {
-            struct cabe_step *step = add_step(steps, &n, CABE_STEP_ATTENTION, i, node->segment);
+            add_matmul(program, steps, &n, i);
+        } else if (node->op == CABE_OP_ATTENTION || node->op == CABE_OP_CACHED) {
+            struct cabe_step *step =
+                add_step(steps, &n, node->op == CABE_OP_CACHED ? CABE_STEP_CACHED : CABE_STEP_ATTENTION, i,
+                         node->segment);
 
             step->n_nodes = 1;
-            step->order = order_of(program, node->in[1]);
+            step->order = order_of(program, node);
         } else {
             group_for(program, steps, &n, i, node, node->out)->n_nodes++;
         }
