@@ -145,7 +145,7 @@ static enum cabe_status read_file(struct cabe_source *source, struct cabe_error 
 {
     enum cabe_status status;
     uint8_t head[9] = {0};
-    int file;
+    int file, is_llama2c;
 
     status = cabe_source_add_file(source, source->path, &file, err);
     if (status != CABE_OK)
@@ -165,8 +165,12 @@ static enum cabe_status read_file(struct cabe_source *source, struct cabe_error 
     if (memcmp(head, "PK\3\4", 4) == 0)
         return cabe_fail(err, CABE_ERR_UNSUPPORTED,
                          "%s: is a zip archive (a wheel?); 'cabe pull' takes the model out of it", source->path);
+    status = cabe_llama2c_read(source, file, &is_llama2c, err);
+    if (status != CABE_OK || is_llama2c)
+        return status;
     return cabe_fail(err, CABE_ERR_FORMAT,
-                     "%s: begins with %02x %02x %02x %02x, wanted a GGUF (\"GGUF\") or safetensors file",
+                     "%s: begins with %02x %02x %02x %02x, wanted a GGUF (\"GGUF\") or safetensors file or a llama2.c "
+                     "checkpoint",
                      source->path, head[0], head[1], head[2], head[3]);
 }
 

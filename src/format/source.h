@@ -1,7 +1,7 @@
 /*
  * A model on disk, whatever its format, as named tensors and typed fields.
  *
- * A source is a GGUF file, a safetensors file, a set of shards with an index, or a Hugging Face folder (config.json,
+ * A source is a GGUF file, a llama2.c checkpoint, a safetensors file, a set of shards with an index, or a Hugging Face folder (config.json,
  * tokenizer.json, modules.json with its pooling config, weights). Opening reads headers only, checks every offset and
  * count against the file, and keeps the file open: later reads are pread(2), so a file that shrinks is an error
  * (CABE_ERR_CHANGED), never a crash.
@@ -18,8 +18,11 @@
 
 #include "cabe/status.h"
 
-/* A folder whose weights are a GGUF is a GGUF that has documents too. */
-enum cabe_source_kind { CABE_SOURCE_GGUF, CABE_SOURCE_SAFETENSORS, CABE_SOURCE_FOLDER };
+/*
+ * A folder whose weights are a GGUF is a GGUF that has documents too. A llama2.c checkpoint has the tensors and keys of
+ * a GGUF of architecture "llama".
+ */
+enum cabe_source_kind { CABE_SOURCE_GGUF, CABE_SOURCE_SAFETENSORS, CABE_SOURCE_FOLDER, CABE_SOURCE_LLAMA2C };
 
 struct cabe_source_tensor {
     const char *name; /* as in the file */
@@ -101,9 +104,13 @@ CABE_CHECKED enum cabe_status cabe_source_array_load(const struct cabe_source *s
 /* Gives back what was read on demand; pointers into it end. No other call on the source may be running. */
 void cabe_source_trim(struct cabe_source *source);
 
+/* The tokenizer that lies beside a llama2.c checkpoint, cabe_malloc'ed. CABE_ERR_NOT_FOUND: there is none. */
+CABE_CHECKED enum cabe_status cabe_source_tokenizer_file(const struct cabe_source *source, void **out, size_t *bytes,
+                                                         struct cabe_error *err);
+
 /* What a source is, in a few words and numbers, from headers alone. */
 struct cabe_source_summary {
-    char format[16];       /* "gguf", "safetensors" */
+    char format[16];       /* "gguf", "safetensors", "llama2.c" */
     char architecture[64]; /* general.architecture, model_type; "static" for static embeddings; or "?" */
     const char *type;      /* of tensors: that with most bytes; "?" without tensors */
     uint64_t n_params;     /* elements of all tensors */

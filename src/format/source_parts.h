@@ -64,6 +64,7 @@ struct cabe_source {
     struct cabe_input *files;
     int n_files;
     int gguf; /* which file has the metadata */
+    int tokenizer; /* which file has it, of a llama2.c checkpoint; 0: none */
     struct cabe_source_tensor *tensors; /* sorted by name once opened */
     size_t n_tensors, tensors_capacity;
     struct cabe_gguf_key *keys; /* sorted by name once opened */
@@ -90,6 +91,9 @@ int cabe_source_set_shape(struct cabe_source_tensor *tensor, const uint64_t *dim
 
 /* The readers: file `file` of the source holds a GGUF, or a safetensors whose tensors get `prefix` before names. */
 CABE_CHECKED enum cabe_status cabe_gguf_read(struct cabe_source *source, int file, struct cabe_error *err);
+/* *is_one: whether the file is a llama2.c checkpoint at all. */
+CABE_CHECKED enum cabe_status cabe_llama2c_read(struct cabe_source *source, int file, int *is_one,
+                                                struct cabe_error *err);
 void cabe_gguf_clear(struct cabe_source *source);
 CABE_CHECKED enum cabe_status cabe_safetensors_read(struct cabe_source *source, int file, const char *prefix,
                                                     struct cabe_error *err);

@@ -30,7 +30,7 @@ static void find_architecture(const struct cabe_source *source, char out[64])
 
     if (!text)
         text = json_string_value(json_array_get(json_object_get(config, "architectures"), 0));
-    if (source->kind == CABE_SOURCE_GGUF && cabe_source_get_string(source, "general.architecture", &text, &bytes))
+    if (source->n_keys > 0 && cabe_source_get_string(source, "general.architecture", &text, &bytes))
         snprintf(out, 64, "%.*s", (int)(bytes < 63 ? bytes : 63), text);
     else
         snprintf(out, 64, "%s", is_static(source) ? "static" : text ? text : "?");
@@ -66,6 +66,8 @@ void cabe_source_summarise(const struct cabe_source *source, struct cabe_source_
     for (int i = 0; i < source->n_files; i++)
         out->bytes += source->files[i].bytes;
     out->n_files = source->n_files;
-    snprintf(out->format, sizeof out->format, "%s", source->kind == CABE_SOURCE_GGUF ? "gguf" : "safetensors");
+    snprintf(out->format, sizeof out->format, "%s", source->kind == CABE_SOURCE_GGUF ? "gguf"
+                                                           : source->kind == CABE_SOURCE_LLAMA2C ? "llama2.c"
+                                                                                                 : "safetensors");
     find_architecture(source, out->architecture);
 }

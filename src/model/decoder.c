@@ -553,6 +553,8 @@ static void add_weights(struct maker *m)
     char tensor[300];
 
     snprintf(tensor, sizeof tensor, "%s%s", m->prefix, m->names->word);
+    if (config->decoder.tied && !cabe_source_find(m->source, tensor)) /* one of the two was left out */
+        snprintf(tensor, sizeof tensor, "%s", m->names->head);
     add_matrix(m, config->decoder.tied ? CABE_ROLE_MATRIX : CABE_ROLE_TABLE, "token_embedding", config->n_vocab,
                config->width, tensor);
     add_frequencies(m);
@@ -575,7 +577,7 @@ static enum cabe_status describe(struct cabe_model *model, const struct cabe_sou
     if (is_gguf) {
         m.status = read_gguf(config, source, family, err);
     } else {
-        m.prefix = cabe_source_find(source, "model.embed_tokens.weight") ? "model." : "";
+        m.prefix = cabe_source_find(source, "model.norm.weight") ? "model." : "";
         m.status = read_folder(config, source, family, err);
         if (m.status != CABE_OK)
             m.status = cabe_fail_in(err, m.status, "config.json");

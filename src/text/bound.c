@@ -109,6 +109,22 @@ static void from_json(const json_t *tokenizer, struct lengths *l)
         l->charsmap_bytes += json_string_length(json_object_get(item, "precompiled_charsmap"));
 }
 
+/* The file is no shorter than its tokens. */
+static void from_llama2c(const struct cabe_source *source, struct lengths *l)
+{
+    int64_t n_vocab = 0;
+    size_t bytes = 0;
+    void *file;
+
+    if (cabe_source_tokenizer_file(source, &file, &bytes, NULL) == CABE_OK)
+        cabe_free(file);
+    cabe_source_get_i64(source, "llama.vocab_size", &n_vocab);
+    l->n_tokens = (uint64_t)n_vocab;
+    l->bytes = bytes;
+    l->is_bpe = 1;
+    l->score_bytes = sizeof(float);
+}
+
 /* Of a folder; whatever form it takes there, its text is no longer than that. */
 static void add_template(const struct cabe_source *source, struct lengths *l)
 {
@@ -130,6 +146,8 @@ uint64_t cabe_tokenizer_bound(const struct cabe_source *source)
 
     if (tokenizer)
         from_json(tokenizer, &l);
+    else if (cabe_source_kind(source) == CABE_SOURCE_LLAMA2C)
+        from_llama2c(source, &l);
     else
         from_gguf(source, &l);
     add_template(source, &l);

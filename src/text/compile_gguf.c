@@ -352,6 +352,24 @@ static enum cabe_status read_gguf(struct cabe_spec *spec, const struct cabe_sour
                      spec->name, (int)(bytes < 40 ? bytes : 40), model);
 }
 
+/* A llama2.c checkpoint has its tokenizer beside it. */
+static enum cabe_status compile_beside(const struct cabe_source *source, void **block, size_t *bytes,
+                                       struct cabe_error *err)
+{
+    void *file;
+    size_t file_bytes;
+    int64_t n_vocab = 0;
+    enum cabe_status status = cabe_source_tokenizer_file(source, &file, &file_bytes, err);
+
+    if (status != CABE_OK)
+        return status;
+    cabe_source_get_i64(source, "llama.vocab_size", &n_vocab);
+    status = cabe_tokenizer_compile_llama2c(file, file_bytes, (uint32_t)n_vocab, cabe_source_path(source), block, bytes,
+                                            err);
+    cabe_free(file);
+    return status;
+}
+
 enum cabe_status cabe_tokenizer_compile(const struct cabe_source *source, void **block, size_t *bytes,
                                         struct cabe_error *err)
 {
@@ -362,6 +380,8 @@ enum cabe_status cabe_tokenizer_compile(const struct cabe_source *source, void *
 
     *block = NULL;
     *bytes = 0;
+    if (cabe_source_kind(source) == CABE_SOURCE_LLAMA2C)
+        return compile_beside(source, block, bytes, err);
     if (cabe_source_kind(source) != CABE_SOURCE_GGUF) {
         status = cabe_source_document_get(source, "tokenizer.json", &document, err);
         if (status == CABE_ERR_NOT_FOUND)
