@@ -2,8 +2,6 @@
 
 #include "kernel/attention_shared.h"
 
-#define SCORES (16 * CABE_ATTEND_TILE) /* of the rows that are in registers at a time */
-
 int64_t cabe_attend_rows(int32_t group)
 {
     int64_t rows = ATTEND_ROWS_MAX / (group > 0 ? group : 1);
@@ -18,7 +16,7 @@ int64_t cabe_attend_rows(int32_t group)
 uint64_t cabe_attend_scratch_bytes(int32_t group, int32_t head_dim)
 {
     uint64_t rows = group > ATTEND_ROWS_MAX ? (uint64_t)group : ATTEND_ROWS_MAX;
-    uint64_t floats = 2 * CABE_ATTEND_TILE * (uint64_t)head_dim + SCORES + 2 * rows;
+    uint64_t floats = 2 * CABE_ATTEND_TILE * (uint64_t)head_dim + ATTEND_SCORES + 2 * rows;
 
     return (floats * sizeof(float) + 63) & ~UINT64_C(63);
 }

@@ -9,6 +9,7 @@
 #include "kernel/rows.h"
 
 #define ATTEND_DIM_MAX 512
+#define ATTEND_SCORES (16 * CABE_ATTEND_TILE) /* of the rows that are in registers at a time */
 #define ATTEND_ROWS_MAX 256 /* rows (queries times heads of the group) of one pass, unless the group has more */
 
 struct kv_block {

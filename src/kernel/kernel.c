@@ -25,8 +25,9 @@ static const struct parts parts[CABE_N_LEVELS] = {
     [CABE_LEVEL_SCALAR] = {"scalar", &cabe_matmul_floats_scalar, &cabe_matmul_ints_scalar, &cabe_rows_scalar,
                            &cabe_attention_scalar, 1},
 #if CABE_HAVE_X86
-    [CABE_LEVEL_AVX2] = {"avx2", &cabe_matmul_floats_avx2, &cabe_matmul_ints_avx2, &cabe_rows_avx2, NULL, 1},
-    [CABE_LEVEL_AVX512] = {"avx512", &cabe_matmul_floats_avx512, NULL, &cabe_rows_avx512, NULL, 0},
+    [CABE_LEVEL_AVX2] = {"avx2", &cabe_matmul_floats_avx2, &cabe_matmul_ints_avx2, &cabe_rows_avx2,
+                         &cabe_attention_avx2, 1},
+    [CABE_LEVEL_AVX512] = {"avx512", &cabe_matmul_floats_avx512, NULL, &cabe_rows_avx512, &cabe_attention_avx512, 0},
     [CABE_LEVEL_AVX512VNNI] = {"avx512vnni", NULL, &cabe_matmul_ints_avx512vnni, NULL, NULL, 0},
 #else
     [CABE_LEVEL_AVX2] = {.name = "avx2"},

@@ -20,6 +20,8 @@ extern const struct cabe_attention_kernels cabe_attention_scalar;
 #if CABE_HAVE_X86
 extern const struct cabe_row_kernels cabe_rows_avx2;   /* AVX2, FMA, F16C */
 extern const struct cabe_row_kernels cabe_rows_avx512; /* AVX-512 F, BW, DQ, VL */
+extern const struct cabe_attention_kernels cabe_attention_avx2;
+extern const struct cabe_attention_kernels cabe_attention_avx512;
 #endif
 
 #endif

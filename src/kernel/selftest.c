@@ -194,6 +194,38 @@ static int rows_agree(const struct cabe_row_kernels *row, const struct cabe_row_
     return decoder_rows_agree(row, scalar, room) && conversions_agree(row, scalar, room);
 }
 
+/* A few queries over pages of all formats, with and without a window; the first slots are seen by some only. */
+static int attention_agrees(const struct cabe_attention_kernels *attention, const struct cabe_attention_kernels *scalar,
+                            struct room *room)
+{
+    struct cabe_page pages[6];
+    const struct cabe_paged paged = {.base = room->panels, .pages = pages, .head_dim = 40};
+    const int64_t n_slots = 90, n_bytes = 6 * 2 * 40 * CABE_PAGE_TOKENS * 4;
+    struct cabe_attend attend = {.q = room->x, .q_stride = 3 * 40, .out_stride = 3 * 40, .n = 20, .slot = n_slots - 20,
+                                 .group = 3, .scale = 0.2f};
+
+    for (uint32_t i = 0; i < 6; i++) {
+        pages[i].unit = i * 80;
+        pages[i].formats = cabe_page_formats((enum cabe_kv_format)(i % 3), (enum cabe_kv_format)(i / 2));
+    }
+    memset(room->panels, 0, (size_t)n_bytes);
+    attention->write(&paged, 0, room->weights, room->weights + n_slots * 40, 40, n_slots);
+    memcpy(room->shared + 1024, room->panels, (size_t)n_bytes);
+    memset(room->panels, 0, (size_t)n_bytes);
+    scalar->write(&paged, 0, room->weights, room->weights + n_slots * 40, 40, n_slots);
+    if (memcmp(room->shared + 1024, room->panels, (size_t)n_bytes) != 0)
+        return 0;
+    for (attend.window = 0; attend.window <= 30; attend.window += 10) {
+        attend.out = room->a;
+        attention->attend(&paged, &attend, room->scratch);
+        attend.out = room->b;
+        scalar->attend(&paged, &attend, room->scratch);
+        if (!close_to(room->a, room->b, attend.n * attend.out_stride, 1e-5f))
+            return 0;
+    }
+    return 1;
+}
+
 int cabe_kernels_selftest(enum cabe_level level)
 {
     const struct cabe_kernels *kernels = cabe_kernels_at(level), *scalar = cabe_kernels_at(CABE_LEVEL_SCALAR);
@@ -210,7 +242,8 @@ int cabe_kernels_selftest(enum cabe_level level)
     fill(room.x, T * K, 1);
     fill(room.weights, N * K, 2);
     agree = products_agree(kernels, scalar, &room) && blocks_agree(kernels, scalar, &room) &&
-            rows_agree(&kernels->row, &scalar->row, &room);
+            rows_agree(&kernels->row, &scalar->row, &room) &&
+            attention_agrees(&kernels->attention, &scalar->attention, &room);
     cabe_free(block);
     return agree;
 }

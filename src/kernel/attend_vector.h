@@ -1,0 +1,439 @@
+/*
+ * Attention over KV pages, over simd.h.
+ *
+ * Queries times heads of the group are the rows. A pass takes as many rows as there is scratch for, tile by tile of 64
+ * slots; in a tile, blocks of BLOCK rows have their scores and their sums of values in registers. Few rows read the
+ * stored format as they go; many read a tile that was turned to f32 once. A row runs the same sums either way, alone
+ * or in a block: along head_dim for a score, along the slots it sees for a value, one fused multiply-add after another.
+ *
+ * Slots that a row does not see are left out, not multiplied by 0: they may hold anything. A block goes together over
+ * the slots that all of its rows see, the rest of them row by row.
+ *
+ * Scores are kept times log2 e, so that weights are powers of 2. Between tiles a row keeps its largest score, its sum
+ * of weights, and in `out` its weighted values.
+ */
+#ifndef CABE_KERNEL_ATTEND_VECTOR_H
+#define CABE_KERNEL_ATTEND_VECTOR_H
+
+#include <math.h>
+
+#include "kernel/attention_shared.h"
+#include "kernel/levels.h"
+#include "kernel/simd.h"
+
+#define PER_PAGE (CABE_PAGE_TOKENS / LANES)                /* vectors of a channel of keys */
+#define TILE_PAGES (CABE_ATTEND_TILE / CABE_PAGE_TOKENS)
+#if LANES == 8
+#define BLOCK 6 /* rows times two vectors, two of keys or values and one of a row: 15 of 16 registers */
+#define EACH_BLOCK(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#else
+#define BLOCK 12 /* as many chains as two units of latency 4 need, and half as many again */
+#define EACH_BLOCK(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
+#endif
+#define DIRECT_ROWS BLOCK /* so many rows at most read pages as they are stored */
+
+struct attend_pass {
+    const struct cabe_paged *paged;
+    const struct cabe_attend *a;
+    int64_t first, n; /* queries */
+    float scale;      /* times log2 e */
+    float *keys, *values, *scores, *largest, *total;
+};
+
+struct attend_tile {
+    int64_t slot;          /* its first */
+    int begin, end;        /* of its pages, those that are needed */
+    enum cabe_kv_format k_format[TILE_PAGES], v_format[TILE_PAGES]; /* as read: F32 where it was turned */
+    const uint8_t *k[TILE_PAGES], *v[TILE_PAGES];
+    const float *k_scale[TILE_PAGES], *v_scale[TILE_PAGES]; /* or NULL */
+    const struct cabe_page *next;                           /* a tile on; NULL at the end */
+};
+
+struct attend_rows { /* a block of rows on a tile; slots count from the tile's first */
+    int n;
+    int64_t row; /* the first, in the pass */
+    const float *q[BLOCK];
+    float *out[BLOCK], shrink[BLOCK];
+    int64_t begin[BLOCK], end[BLOCK]; /* slots that the row sees */
+};
+
+/* LANES elements from `i` on, or the first n of them and zeros. */
+SIMD vf page_load(enum cabe_kv_format format, const uint8_t *page, int64_t i, int n)
+{
+    const float *f32 = (const float *)(const void *)page + i;
+    const uint16_t *f16 = (const uint16_t *)(const void *)page + i;
+    const int8_t *q8 = (const int8_t *)page + i;
+    uint16_t some[LANES] = {0};
+
+    if (format == CABE_KV_F32)
+        return n == LANES ? v_load(f32) : v_load_n(f32, n);
+    if (format == CABE_KV_F16) {
+        if (n == LANES)
+            return v_from_f16(f16);
+        memcpy(some, f16, (size_t)n * sizeof *some);
+        return v_from_f16(some);
+    }
+    if (n == LANES)
+        return v_from_i8(q8);
+    memcpy(some, q8, (size_t)n);
+    return v_from_i8((const int8_t *)some);
+}
+
+SIMD void turn_page(enum cabe_kv_format format, const uint8_t *page, float *out, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += LANES) /* n is 16 times head_dim */
+        v_store(out + i, page_load(format, page, i, LANES));
+}
+
+static void turn_block(const struct kv_block *block, float *out, int64_t n)
+{
+    if (block->format == CABE_KV_F16)
+        turn_page(CABE_KV_F16, block->at, out, n);
+    else
+        turn_page(CABE_KV_Q8, block->at, out, n);
+}
+
+/* The pages of the tile at `slot`, as far as slots [first, last] of the sequence go. */
+static void tile_open(const struct attend_pass *p, struct attend_tile *t, int64_t slot, int64_t first, int64_t last,
+                      int direct)
+{
+    int32_t dim = p->paged->head_dim;
+    int64_t n = (int64_t)dim * CABE_PAGE_TOKENS;
+
+    t->slot = slot;
+    t->begin = first > slot ? (int)((first - slot) / CABE_PAGE_TOKENS) : 0;
+    t->end = last < slot + CABE_ATTEND_TILE ? (int)((last - slot) / CABE_PAGE_TOKENS) + 1 : TILE_PAGES;
+    for (int i = t->begin; i < t->end; i++) {
+        const struct cabe_page *page = &p->paged->pages[slot / CABE_PAGE_TOKENS + i];
+        struct kv_block k = kv_block(p->paged, page, 0), v = kv_block(p->paged, page, 1);
+
+        t->k_scale[i] = k.format == CABE_KV_Q8 ? kv_scales(&k, dim) : NULL;
+        t->v_scale[i] = v.format == CABE_KV_Q8 ? kv_scales(&v, dim) : NULL;
+        t->k[i] = k.at;
+        t->v[i] = v.at;
+        if (!direct && k.format != CABE_KV_F32) {
+            turn_block(&k, p->keys + i * n, n);
+            t->k[i] = (const uint8_t *)(p->keys + i * n);
+            k.format = CABE_KV_F32;
+        }
+        if (!direct && v.format != CABE_KV_F32) {
+            turn_block(&v, p->values + i * n, n);
+            t->v[i] = (const uint8_t *)(p->values + i * n);
+            v.format = CABE_KV_F32;
+        }
+        t->k_format[i] = k.format;
+        t->v_format[i] = v.format;
+    }
+}
+
+/* Scores of `rows` rows against a page, each 64 from the next in `out`. */
+SIMD void score_page(int rows, enum cabe_kv_format format, const struct attend_rows *block, const uint8_t *page,
+                     int64_t dim, const vf factor[PER_PAGE], float *out)
+{
+    vf s[BLOCK][PER_PAGE];
+
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < PER_PAGE; v++)
+            s[r][v] = v_zero();
+    for (int64_t d = 0; d < dim; d++) {
+        vf k[PER_PAGE];
+
+#pragma GCC unroll 2
+        for (int v = 0; v < PER_PAGE; v++)
+            k[v] = page_load(format, page, d * CABE_PAGE_TOKENS + v * LANES, LANES);
+#pragma GCC unroll 12
+        for (int r = 0; r < rows; r++) {
+            vf x = v_set(block->q[r][d]);
+
+#pragma GCC unroll 2
+            for (int v = 0; v < PER_PAGE; v++)
+                s[r][v] = v_fma(x, k[v], s[r][v]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < PER_PAGE; v++)
+            v_store(out + r * CABE_ATTEND_TILE + v * LANES, v_mul(s[r][v], factor[v]));
+}
+
+SIMD void score_format(enum cabe_kv_format format, const struct attend_rows *block, const uint8_t *page, int64_t dim,
+                       const vf factor[PER_PAGE], float *out)
+{
+    switch (block->n) {
+#define X(rows)                                                                                                        \
+    case rows:                                                                                                         \
+        score_page(rows, format, block, page, dim, factor, out);                                                       \
+        break;
+        EACH_BLOCK(X)
+#undef X
+    }
+}
+
+static void score(const struct attend_pass *p, const struct attend_tile *t, const struct attend_rows *block)
+{
+    int begin = (int)(block->begin[0] / CABE_PAGE_TOKENS);
+    int end = (int)((block->end[block->n - 1] - 1) / CABE_PAGE_TOKENS) + 1;
+    int64_t dim = p->paged->head_dim;
+
+    for (int i = begin; i < end; i++) {
+        float *out = p->scores + i * CABE_PAGE_TOKENS;
+        vf factor[PER_PAGE];
+
+        for (int v = 0; v < PER_PAGE; v++) {
+            factor[v] = v_set(p->scale);
+            if (t->k_scale[i])
+                factor[v] = v_mul(factor[v], v_load(t->k_scale[i] + v * LANES));
+        }
+        if (t->k_format[i] == CABE_KV_F32)
+            score_format(CABE_KV_F32, block, t->k[i], dim, factor, out);
+        else if (t->k_format[i] == CABE_KV_F16)
+            score_format(CABE_KV_F16, block, t->k[i], dim, factor, out);
+        else
+            score_format(CABE_KV_Q8, block, t->k[i], dim, factor, out);
+    }
+}
+
+/*
+ * Turns a row's scores of slots [begin, end) into weights relative to its largest so far, the others of these vectors
+ * into 0; returns what older sums are multiplied by.
+ */
+static float weigh(const struct attend_pass *p, const struct attend_tile *t, float *w, int64_t row, int64_t begin,
+                   int64_t end)
+{
+    int64_t from = begin / LANES * LANES;
+    vf low = v_set(-INFINITY), most = low, sum[2] = {v_zero(), v_zero()}, top;
+    float old = p->largest[row], new, shrink = 1.0f;
+
+    if (from < begin)
+        v_store(w + from, v_first(low, v_load(w + from), begin - from));
+    if (end % LANES)
+        v_store(w + end / LANES * LANES, v_first(v_load(w + end / LANES * LANES), low, end % LANES));
+    for (int64_t g = from; g < end; g += LANES)
+        most = v_max(v_load(w + g), most);
+    new = v_largest(most);
+    if (new > old) {
+        float power[LANES];
+
+        v_store(power, v_exp2(v_set(old - new)));
+        shrink = power[0];
+        p->largest[row] = new;
+    }
+    top = v_set(p->largest[row]);
+    for (int64_t g = from; g < end; g += LANES) {
+        vf weight = v_exp2(v_sub(v_load(w + g), top));
+
+        sum[g / LANES % 2] = v_add(sum[g / LANES % 2], weight);
+        v_store(w + g, weight);
+    }
+    p->total[row] = p->total[row] * shrink + v_sum(v_add(sum[0], sum[1]));
+    for (int64_t g = from; g < end; g += LANES) {
+        const float *scale = t->v_scale[g / CABE_PAGE_TOKENS];
+
+        if (scale)
+            v_store(w + g, v_mul(v_load(w + g), v_load(scale + g % CABE_PAGE_TOKENS)));
+    }
+    return shrink;
+}
+
+/* Adds weighted values of slots [begin, end) to channels [d, d + n) of rows [r0, r0 + rows); n <= vectors * LANES. */
+SIMD void mix_columns(int rows, int vectors, int n, enum cabe_kv_format format, const struct attend_rows *block,
+                      int r0, const uint8_t *const *pages, int64_t begin, int64_t end, const float *weights,
+                      int64_t d, int64_t dim)
+{
+    const int last = n - (vectors - 1) * LANES; /* channels of the last vector */
+    vf s[BLOCK][2];
+
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            const float *out = block->out[r0 + r] + d + v * LANES;
+
+            s[r][v] = v_mul(v + 1 < vectors || last == LANES ? v_load(out) : v_load_n(out, last),
+                            v_set(block->shrink[r0 + r]));
+        }
+    for (int64_t slot = begin; slot < end;) {
+        int64_t stop = (slot / CABE_PAGE_TOKENS + 1) * CABE_PAGE_TOKENS;
+        const uint8_t *page = pages[slot / CABE_PAGE_TOKENS];
+        int64_t at = slot % CABE_PAGE_TOKENS * dim + d;
+
+        for (stop = stop < end ? stop : end; slot < stop; slot++, at += dim) {
+            vf x[2];
+
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; v++)
+                x[v] = page_load(format, page, at + v * LANES, v + 1 < vectors ? LANES : last);
+#pragma GCC unroll 12
+            for (int r = 0; r < rows; r++) {
+                vf w = v_set(weights[r * CABE_ATTEND_TILE + slot]);
+
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors; v++)
+                    s[r][v] = v_fma(w, x[v], s[r][v]);
+            }
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < rows; r++)
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; v++) {
+            float *out = block->out[r0 + r] + d + v * LANES;
+
+            if (v + 1 < vectors || last == LANES)
+                v_store(out, s[r][v]);
+            else
+                v_store_n(out, s[r][v], last);
+        }
+}
+
+SIMD void mix_rows(int rows, enum cabe_kv_format format, const struct attend_rows *block, int r0,
+                   const uint8_t *const *pages, int64_t begin, int64_t end, const float *weights, int64_t dim)
+{
+    int64_t d = 0;
+
+    for (; d + 16 <= dim; d += 16)
+        mix_columns(rows, PER_PAGE, 16, format, block, r0, pages, begin, end, weights, d, dim);
+    if (d < dim)
+        mix_columns(rows, 1, 8, format, block, r0, pages, begin, end, weights, d, dim);
+}
+
+SIMD void mix_format(enum cabe_kv_format format, const struct attend_rows *block, int r0, int n,
+                     const uint8_t *const *pages, int64_t begin, int64_t end, const float *weights, int64_t dim)
+{
+    switch (n) {
+#define X(rows)                                                                                                        \
+    case rows:                                                                                                         \
+        mix_rows(rows, format, block, r0, pages, begin, end, weights, dim);                                            \
+        break;
+        EACH_BLOCK(X)
+#undef X
+    }
+}
+
+/* Rows [r0, r0 + n) of the block take slots [begin, end), pages of one format at a time. */
+static void mix(const struct attend_pass *p, const struct attend_tile *t, struct attend_rows *block, int r0, int n,
+                int64_t begin, int64_t end)
+{
+    const float *w = p->scores + r0 * CABE_ATTEND_TILE;
+    int64_t dim = p->paged->head_dim;
+
+    while (begin < end) {
+        int page = (int)(begin / CABE_PAGE_TOKENS);
+        enum cabe_kv_format format = t->v_format[page];
+        int64_t stop;
+
+        while (++page * CABE_PAGE_TOKENS < end && t->v_format[page] == format)
+            ;
+        stop = page * CABE_PAGE_TOKENS < end ? page * CABE_PAGE_TOKENS : end;
+        if (format == CABE_KV_F32)
+            mix_format(CABE_KV_F32, block, r0, n, t->v, begin, stop, w, dim);
+        else if (format == CABE_KV_F16)
+            mix_format(CABE_KV_F16, block, r0, n, t->v, begin, stop, w, dim);
+        else
+            mix_format(CABE_KV_Q8, block, r0, n, t->v, begin, stop, w, dim);
+        for (int r = r0; r < r0 + n; r++)
+            block->shrink[r] = 1.0f;
+        begin = stop;
+    }
+}
+
+static void attend_block(const struct attend_pass *p, const struct attend_tile *t, int64_t row, int n)
+{
+    const struct cabe_attend *a = p->a;
+    struct attend_rows block = {.n = n, .row = row};
+    int64_t begin = 0, end = CABE_ATTEND_TILE;
+
+    for (int r = 0; r < n; r++) {
+        int64_t i = p->first + (row + r) / a->group, head = (row + r) % a->group * p->paged->head_dim;
+        int64_t from = first_slot(a, i) - t->slot, to = a->slot + i + 1 - t->slot;
+
+        block.q[r] = a->q + i * a->q_stride + head;
+        block.out[r] = a->out + i * a->out_stride + head;
+        block.begin[r] = from > 0 ? from : 0;
+        block.end[r] = to < CABE_ATTEND_TILE ? to : CABE_ATTEND_TILE;
+        begin = block.begin[r] > begin ? block.begin[r] : begin;
+        end = block.end[r] < end ? block.end[r] : end;
+    }
+    score(p, t, &block);
+    for (int r = 0; r < n; r++)
+        block.shrink[r] = weigh(p, t, p->scores + r * CABE_ATTEND_TILE, row + r, block.begin[r], block.end[r]);
+    if (begin >= end) /* nothing that all see */
+        begin = end = CABE_ATTEND_TILE;
+    for (int r = 0; r < n; r++)
+        mix(p, t, &block, r, 1, block.begin[r], begin < block.end[r] ? begin : block.end[r]);
+    mix(p, t, &block, 0, n, begin, end);
+    for (int r = 0; r < n; r++)
+        mix(p, t, &block, r, 1, end, block.end[r]);
+}
+
+/* The queries of the pass that see slots of the tile, in blocks of rows of nearly one size. */
+static void attend_tile(const struct attend_pass *p, const struct attend_tile *t)
+{
+    const struct cabe_attend *a = p->a;
+    int64_t begin = t->slot - a->slot - p->first, end = p->n, n_blocks, n;
+
+    begin = begin > 0 ? begin : 0;
+    while (end > begin && first_slot(a, p->first + end - 1) >= t->slot + CABE_ATTEND_TILE)
+        end--;
+    begin *= a->group;
+    end *= a->group;
+    n = end - begin;
+    n_blocks = (n + BLOCK - 1) / BLOCK;
+    for (int64_t b = 0; b < n_blocks; b++) {
+        int64_t from = begin + n * b / n_blocks;
+
+        attend_block(p, t, from, (int)(begin + n * (b + 1) / n_blocks - from));
+    }
+}
+
+static void finish_row(float *out, int64_t dim, float total)
+{
+    vf inverse = v_set(1.0f / total);
+    int64_t d = 0;
+
+    for (; d + LANES <= dim; d += LANES)
+        v_store(out + d, v_mul(v_load(out + d), inverse));
+    if (d < dim)
+        v_store_n(out + d, v_mul(v_load_n(out + d, dim - d), inverse), dim - d);
+}
+
+static void attend_pass(const struct attend_pass *p)
+{
+    const struct cabe_attend *a = p->a;
+    int64_t dim = p->paged->head_dim, rows = p->n * a->group;
+    int64_t first = first_slot(a, p->first), last = a->slot + p->first + p->n - 1;
+    struct attend_tile t;
+
+    for (int64_t row = 0; row < rows; row++) {
+        p->largest[row] = -INFINITY;
+        p->total[row] = 0.0f;
+    }
+    for (int64_t i = 0; i < p->n; i++)
+        memset(a->out + (p->first + i) * a->out_stride, 0, (size_t)(a->group * dim) * sizeof(float));
+    for (int64_t slot = first / CABE_ATTEND_TILE * CABE_ATTEND_TILE; slot <= last; slot += CABE_ATTEND_TILE) {
+        tile_open(p, &t, slot, first, last, rows <= DIRECT_ROWS);
+        attend_tile(p, &t);
+    }
+    for (int64_t row = 0; row < rows; row++)
+        finish_row(a->out + (p->first + row / a->group) * a->out_stride + row % a->group * dim, dim, p->total[row]);
+}
+
+static void attend(const struct cabe_paged *paged, const struct cabe_attend *a, void *scratch)
+{
+    int64_t most = cabe_attend_rows(a->group), tile = CABE_ATTEND_TILE * (int64_t)paged->head_dim;
+    struct attend_pass p = {.paged = paged, .a = a, .scale = a->scale * 1.44269504088896340736f, .keys = scratch};
+
+    p.values = p.keys + tile;
+    p.scores = p.values + tile;
+    p.largest = p.scores + ATTEND_SCORES;
+    p.total = p.largest + most * a->group;
+    for (p.first = 0; p.first < a->n; p.first += most) {
+        p.n = a->n - p.first < most ? a->n - p.first : most;
+        attend_pass(&p);
+    }
+}
+
+#endif

@@ -1,0 +1,15 @@
+/* Attention over KV pages at AVX-512 F, BW, DQ, VL. */
+#include "kernel/levels.h"
+
+#if CABE_HAVE_X86
+#define CABE_SIMD_AVX512
+#include "kernel/attend_vector.h"
+
+static void write(const struct cabe_paged *paged, int64_t slot, const float *k, const float *v, int64_t stride,
+                  int64_t n)
+{
+    kv_write(&cabe_rows_avx512, paged, slot, k, v, stride, n);
+}
+
+const struct cabe_attention_kernels cabe_attention_avx512 = {.write = write, .attend = attend};
+#endif
