@@ -78,6 +78,11 @@ CABE_CHECKED enum cabe_status cabe_buffer_upload(struct cabe_buffer *buffer, uin
                                                  const void *data, uint64_t bytes, struct cabe_error *err);
 CABE_CHECKED enum cabe_status cabe_buffer_download(const struct cabe_buffer *buffer, uint64_t offset,
                                                    void *data, uint64_t bytes, struct cabe_error *err);
+/* Within the device: `bytes` at `from` to `to`, which do not overlap; and zeros. Not counted as transfers. */
+CABE_CHECKED enum cabe_status cabe_buffer_copy(struct cabe_buffer *buffer, uint64_t to, uint64_t from,
+                                               uint64_t bytes, struct cabe_error *err);
+CABE_CHECKED enum cabe_status cabe_buffer_zero(struct cabe_buffer *buffer, uint64_t offset, uint64_t bytes,
+                                               struct cabe_error *err);
 
 int cabe_device_supports(const struct cabe_device *device, const struct cabe_graph *graph,
                          const struct cabe_node *node);

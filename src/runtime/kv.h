@@ -53,12 +53,15 @@ uint64_t cabe_kv_content(const uint8_t hash[16], int64_t index);
 CABE_CHECKED enum cabe_status cabe_kv_seq_open(struct cabe_kv_seq **out, struct cabe_kv *kv, struct cabe_error *err);
 /* Full pages stay cached by their hashes. NULL is fine. */
 void cabe_kv_seq_close(struct cabe_kv_seq *seq);
-/* A second sequence with the same tokens; shares every page. */
+/*
+ * A second sequence with the same tokens; shares every page. What `seq` has reserved and not committed is given back:
+ * reserve before the next step, so that the last page is copied.
+ */
 CABE_CHECKED enum cabe_status cabe_kv_seq_fork(struct cabe_kv_seq **out, struct cabe_kv_seq *seq,
                                                struct cabe_error *err);
 
 /*
- * For an empty sequence: takes the longest run of cached full pages that `tokens` begin with, at most n - 1 tokens (one
+ * For an empty sequence (what it has reserved is given back): takes the longest run of cached full pages that `tokens` begin with, at most n - 1 tokens (one
  * must be computed). Returns the tokens taken.
  */
 int64_t cabe_kv_seq_match(struct cabe_kv_seq *seq, const uint64_t *tokens, int64_t n);
@@ -70,13 +73,20 @@ int64_t cabe_kv_probe(const struct cabe_kv *kv, const uint64_t *tokens, int64_t 
  * CABE_ERR_BUDGET: pages are missing; CABE_ERR_LIMIT: past seq_tokens.
  */
 CABE_CHECKED enum cabe_status cabe_kv_seq_reserve(struct cabe_kv_seq *seq, int64_t n, struct cabe_error *err);
-/* After the step that wrote them: these n tokens are in the pages. Full pages become known by their hashes. */
+/*
+ * After the step that wrote them: these n tokens, which were reserved, are in the pages. Full pages become known by
+ * their hashes; where another sequence has made the same page before, its page takes the place of this one's.
+ */
 void cabe_kv_seq_commit(struct cabe_kv_seq *seq, const uint64_t *tokens, int64_t n);
-/* Forgets the tokens after the first n. */
+/*
+ * Forgets the tokens after the first n, n <= length, and gives back what is reserved. Down to the first gap of a
+ * shifted sequence or further: it is then as if it had never been shifted.
+ */
 void cabe_kv_seq_truncate(struct cabe_kv_seq *seq, int64_t n);
 /*
  * Context shift: drops `n_pages` pages after the first `keep` tokens (rounded up to a page). Slots move down, positions
  * (of RoPE) do not: the next token's is length + dropped. The sequence is no longer known by hashes from there on.
+ * CABE_ERR_ARGUMENT: there are not that many full pages.
  */
 CABE_CHECKED enum cabe_status cabe_kv_seq_shift(struct cabe_kv_seq *seq, int64_t keep, int64_t n_pages,
                                                 struct cabe_error *err);
@@ -95,5 +105,8 @@ struct cabe_kv_stats {
     uint64_t page_bytes;
 };
 void cabe_kv_stats(const struct cabe_kv *kv, struct cabe_kv_stats *stats);
+
+/* For tests: keys keep this many bits, so that they collide. Before the first sequence. */
+void cabe_kv_hash_bits(struct cabe_kv *kv, int n_bits);
 
 #endif
