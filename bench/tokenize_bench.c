@@ -1,6 +1,7 @@
 /*
  * Tokenizers and sentences over one text, one thread: compile, open, MB/s by line (as embedding does), as one text,
- * and sentences. Times are of the process's CPU, the least of several runs, so that a busy machine says little.
+ * back to text, and sentences. Times are of the process's CPU, the least of several runs, so that a busy machine says
+ * little.
  *
  *     tokenize_bench MODEL TEXT      (a GGUF file or a model folder; a UTF-8 file)
  */
@@ -23,7 +24,8 @@ struct bench {
     size_t block_bytes;
     struct cabe_tokenizer *tokenizer;
     struct cabe_encoding encoding;
-    size_t n_tokens, n_sentences;
+    size_t n_tokens, n_sentences, n_decoded;
+    char *out;
 };
 
 static double cpu_seconds(void)
@@ -70,6 +72,17 @@ static void run_open(struct bench *b)
 static void run_whole(struct bench *b)
 {
     encode(b, b->text, b->bytes);
+}
+
+/* The tokens of the text as one, put one by one as they are generated. */
+static void run_decode(struct bench *b)
+{
+    struct cabe_decoder decoder = {.special = 1};
+    size_t n = 0;
+
+    for (size_t i = 0; i < b->encoding.n; i++)
+        n += cabe_decoder_put(&decoder, b->tokenizer, b->encoding.ids[i], b->out);
+    b->n_decoded = n + cabe_decoder_end(&decoder, b->out);
 }
 
 static void run_lines(struct bench *b)
@@ -157,11 +170,16 @@ int main(int argc, char **argv)
            cabe_tokenizer_n_tokens(b.tokenizer));
     seconds = best(&b, run_whole);
     printf("one text   %8.1f MB/s\n", megabytes / seconds);
+    if (!(b.out = malloc(cabe_decoder_room(b.tokenizer))))
+        return 1;
+    seconds = best(&b, run_decode);
+    printf("decode     %8.1f MB/s, %zu bytes\n", (double)b.n_decoded / 1e6 / seconds, b.n_decoded);
     seconds = best(&b, run_lines);
     printf("lines      %8.1f MB/s, %zu tokens, %zu bytes of work\n", megabytes / seconds, b.n_tokens,
            b.encoding.work_bytes);
     seconds = best(&b, run_sentences);
     printf("sentences  %8.1f MB/s, %zu\n", megabytes / seconds, b.n_sentences);
+    free(b.out);
     cabe_encoding_clear(&b.encoding);
     cabe_tokenizer_close(b.tokenizer);
     cabe_free(b.block);
