@@ -13,6 +13,7 @@ computes the vectors.
   e5/           HF folder, f32, unigram with a character map, mean pooling, normalised, prompts (multilingual-e5's)
   bert-mean-{f32,f16,bf16,q8_0,q4_0}.gguf, bert-cls-f32.gguf, e5-{f16,q4_0}.gguf    as llama.cpp names things
   static-{f32,f16,int8}/  model2vec; static-vocab/  the same with `mapping` and `weights`, not normalised
+  and the decoders of make_decoders.py
 """
 import base64
 import json
@@ -573,6 +574,9 @@ def main():
     make_bert(out)
     make_e5(out)
     make_static(out)
+    sys.dont_write_bytecode = True
+    import make_decoders  # which imports this
+    make_decoders.make(out)
 
 
 if __name__ == "__main__":
