@@ -47,6 +47,7 @@ static struct opened open_model(const char *path)
         cabe_tokenizer_compile(source, &o.block, &bytes, &err) != CABE_OK ||
         cabe_tokenizer_open(&o.tokenizer, o.block, bytes, path, &err) != CABE_OK)
         fail_msg("%s", err.text);
+    assert_true(bytes <= cabe_tokenizer_bound(source));
     cabe_source_close(source);
     return o;
 }
@@ -139,7 +140,8 @@ static void test_roles(void **state)
     } wanted[] = {{VOCABS "llama-spm.gguf", 1, 2, 2, 1},
                   {VOCABS "phi-3.gguf", 1, 32000, 32007, 1},
                   {VOCABS "gpt-2.gguf", 50256, 50256, 50256, 0},
-                  {"../shared/data/llm-tinystories656k", 1, 2, 2, 1}};
+                  {"../shared/data/llm-tinystories656k", 1, 2, 2, 1},
+                  {"../shared/data/llm-stories260k/stories260K.bin", 1, 2, 2, 1}};
 
     (void)state;
     for (size_t i = 0; i < sizeof wanted / sizeof wanted[0]; i++) {
