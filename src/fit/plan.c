@@ -3,6 +3,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "tensor/pages.h"
+
 static const char *const knob_names[] = {
 #define X(symbol, name) name,
     CABE_KNOB_MAP(X)
@@ -21,6 +23,9 @@ const char *cabe_knob_text(enum cabe_knob knob, int64_t value, char out[CABE_KNO
     case CABE_KNOB_DTYPE:
         snprintf(out, CABE_KNOB_TEXT_MAX, "%s", cabe_dtype_name((enum cabe_dtype)value));
         break;
+    case CABE_KNOB_KV:
+        snprintf(out, CABE_KNOB_TEXT_MAX, "%s", cabe_kv_format_name((enum cabe_kv_format)value));
+        break;
     case CABE_KNOB_PRECISION:
         snprintf(out, CABE_KNOB_TEXT_MAX, "%s", value == CABE_PRECISION_HIGH ? "high" : "int8");
         break;
@@ -31,6 +36,22 @@ const char *cabe_knob_text(enum cabe_knob knob, int64_t value, char out[CABE_KNO
         snprintf(out, CABE_KNOB_TEXT_MAX, "%" PRId64, value);
     }
     return out;
+}
+
+/* Whether a task with these knobs looks at this one. */
+static int knob_matters(const struct cabe_knobs *knobs, enum cabe_knob knob)
+{
+    switch (knob) {
+    case CABE_KNOB_CONTEXT:
+    case CABE_KNOB_SEQUENCES:
+    case CABE_KNOB_KV:
+        return knobs->value[CABE_KNOB_CONTEXT] > 0;
+    case CABE_KNOB_CHUNK:
+    case CABE_KNOB_ROWS:
+        return knobs->value[CABE_KNOB_CHUNK] > 0;
+    default:
+        return 1;
+    }
 }
 
 static uint64_t add_sat(uint64_t a, uint64_t b)
@@ -357,7 +378,7 @@ static json_t *knob_json(enum cabe_knob knob, int64_t value)
 {
     char text[CABE_KNOB_TEXT_MAX];
 
-    if (knob == CABE_KNOB_BATCH || knob == CABE_KNOB_CHUNK)
+    if (knob == CABE_KNOB_BATCH || knob == CABE_KNOB_CHUNK || knob == CABE_KNOB_CONTEXT || knob == CABE_KNOB_SEQUENCES)
         return json_integer((json_int_t)value);
     if (knob == CABE_KNOB_STREAM)
         return json_boolean(value);
@@ -383,7 +404,8 @@ json_t *cabe_plan_json(const struct cabe_plan *plan)
     double seconds = 0;
 
     for (int k = 0; k < CABE_N_KNOBS; k++)
-        json_object_set_new(knobs, knob_names[k], knob_json((enum cabe_knob)k, plan->knobs.value[k]));
+        if (knob_matters(&plan->knobs, (enum cabe_knob)k))
+            json_object_set_new(knobs, knob_names[k], knob_json((enum cabe_knob)k, plan->knobs.value[k]));
     for (int i = 0; i < plan->n_phases; i++) {
         json_array_append_new(phases, phase_json(plan, &plan->phase[i]));
         seconds += plan->phase[i].seconds;
@@ -414,8 +436,9 @@ void cabe_plan_print(const struct cabe_plan *plan, FILE *to)
     fprintf(to, "%s: %s; peak %.1f MiB of a budget of %.1f MiB\n", plan->task, plan->fits ? "fits" : "does not fit",
             mib(plan->peak_bytes[CABE_HOST]), mib(plan->budget_bytes[CABE_HOST]));
     for (int k = 0; k < CABE_N_KNOBS; k++)
-        fprintf(to, "%s%s %s", k ? ", " : "  ", knob_names[k],
-                cabe_knob_text((enum cabe_knob)k, plan->knobs.value[k], text));
+        if (knob_matters(&plan->knobs, (enum cabe_knob)k))
+            fprintf(to, "%s%s %s", k ? ", " : "  ", knob_names[k],
+                    cabe_knob_text((enum cabe_knob)k, plan->knobs.value[k], text));
     fprintf(to, "\n\n  %-24s %10s %8s  %s\n", "phase", "peak MiB", "seconds", "of which (MiB)");
     for (int i = 0; i < plan->n_phases; i++) {
         const struct cabe_plan_phase *phase = &plan->phase[i];

@@ -27,6 +27,9 @@
     X(ROWS, "rows")           /* enum cabe_dtype of stored embeddings */                                     \
     X(DTYPE, "dtype")         /* enum cabe_dtype of unquantised matrices */                                  \
     X(PRECISION, "precision") /* enum cabe_precision */                                                      \
+    X(CONTEXT, "context")     /* tokens of one sequence that is generated */                                 \
+    X(SEQUENCES, "sequences") /* generated at a time */                                                      \
+    X(KV, "kv")               /* enum cabe_kv_format of keys and values */                                   \
     X(STREAM, "stream")       /* 1: segments of the network are read from disk or host before each use */
 
 enum cabe_knob {

@@ -111,7 +111,7 @@ static enum cabe_status measure(void *self, const struct cabe_knobs *knobs, stru
 
     bounds_of(e, knobs, bounds);
     place_batch(&batch, &arena, bounds, cabe_encoder_config(e)->width);
-    return cabe_net_measure(&e->net, knobs, bounds, cabe_pages_round(arena.used_bytes), resident, loading, err);
+    return cabe_net_measure(&e->net, knobs, bounds, cabe_pages_round(arena.used_bytes), 0, resident, loading, err);
 }
 
 int cabe_encoder_plan(struct cabe_encoder *e, struct cabe_fit_task *task)

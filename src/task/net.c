@@ -145,7 +145,7 @@ static int is_streamed(int32_t segment, int stream)
 }
 
 enum cabe_status cabe_net_measure(struct cabe_net *net, const struct cabe_knobs *knobs,
-                                  const int64_t bounds[CABE_N_SYMBOLS], uint64_t working,
+                                  const int64_t bounds[CABE_N_SYMBOLS], uint64_t working, uint64_t after,
                                   struct cabe_fit_bytes *resident, struct cabe_fit_bytes *loading,
                                   struct cabe_error *err)
 {
@@ -181,7 +181,7 @@ enum cabe_status cabe_net_measure(struct cabe_net *net, const struct cabe_knobs 
         transfer = cabe_fitted_making_bytes(net->model, &choice);
     if (!on_host && transfer < UPLOAD_PIECE_BYTES)
         transfer = UPLOAD_PIECE_BYTES;
-    later = working + program.staging + (on_host ? program.activations + program.window : 0);
+    later = working + after + program.staging + (on_host ? program.activations + program.window : 0);
     if (transfer > later)
         loading->bytes[CABE_HOST][CABE_PURPOSE_STAGING] += transfer - later;
     cabe_free(streamed);

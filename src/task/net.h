@@ -55,11 +55,11 @@ void cabe_net_plan(const struct cabe_net *net, int precision, struct cabe_fit_ta
 /* Where the working set that comes with the network is: by device in plans. */
 int cabe_net_device(const struct cabe_net *net);
 /*
- * Adds what load() holds under the knobs, `working` bytes of the host that its user takes afterwards included (as
- * activations): they share room with what the load needs for a while.
+ * Adds what load() holds under the knobs, and `working` bytes of the host that its user takes afterwards (as
+ * activations). These, and `after` more that the user counts itself, share room with what the load needs for a while.
  */
 CABE_CHECKED enum cabe_status cabe_net_measure(struct cabe_net *net, const struct cabe_knobs *knobs,
-                                               const int64_t bounds[CABE_N_SYMBOLS], uint64_t working,
+                                               const int64_t bounds[CABE_N_SYMBOLS], uint64_t working, uint64_t after,
                                                struct cabe_fit_bytes *resident, struct cabe_fit_bytes *loading,
                                                struct cabe_error *err);
 
