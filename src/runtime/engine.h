@@ -1,0 +1,102 @@
+/*
+ * The batch engine: many sequences of one decoder, a step at a time.
+ *
+ * A step is one run of the network. Sequences that are generating come first, one token each; what is left of the
+ * step's tokens is shared among the prompts, so that a long one holds nobody up. Sequences join and leave between
+ * steps. What a sequence says depends on nothing but its own tokens, its sampling and the plan.
+ *
+ * Prompts that begin alike share their pages (runtime/kv.h).
+ *
+ * Everything is reserved at open; a step allocates nothing.
+ *
+ * Owner: who opens it; program and store outlive it. Thread: one at a time.
+ */
+#ifndef CABE_RUNTIME_ENGINE_H
+#define CABE_RUNTIME_ENGINE_H
+
+#include <stdint.h>
+
+#include "base/cancel.h"
+#include "cabe/status.h"
+#include "device/device.h"
+#include "runtime/kv.h"
+#include "runtime/sample.h"
+
+struct cabe_engine;
+
+struct cabe_engine_config {
+    struct cabe_program *program; /* of `graph`, compiled for cabe_engine_bounds(); its cache bound to the store's buffer */
+    const struct cabe_graph *graph;
+    struct cabe_kv *kv;
+    struct cabe_ledger *ledger;
+    int32_t n_vocab;
+    int64_t step_tokens; /* of one run, at least n_seqs */
+    int32_t n_seqs;      /* at a time */
+    int64_t n_ctx;       /* tokens of one sequence; seq_tokens of the store */
+    const char *place;   /* in the ledger */
+};
+
+/* Bounds that the program must be compiled for, and the bytes of the host that open() reserves (ACTIVATIONS). */
+void cabe_engine_bounds(const struct cabe_engine_config *config, int64_t bounds[CABE_N_SYMBOLS]);
+uint64_t cabe_engine_measure(const struct cabe_engine_config *config);
+
+CABE_CHECKED enum cabe_status cabe_engine_open(struct cabe_engine **out, const struct cabe_engine_config *config,
+                                               struct cabe_error *err);
+void cabe_engine_close(struct cabe_engine *engine); /* NULL is fine; ends what still runs */
+
+enum cabe_finish {
+    CABE_FINISH_NOT,     /* it goes on */
+    CABE_FINISH_STOP,    /* token() said so */
+    CABE_FINISH_LENGTH,  /* max_new tokens */
+    CABE_FINISH_CONTEXT, /* n_ctx tokens, and no shift was asked for */
+    CABE_FINISH_MEMORY,  /* the store has no page left for it */
+    CABE_FINISH_ERROR    /* its logits are not numbers, or nothing may be drawn */
+};
+const char *cabe_finish_name(enum cabe_finish finish);
+
+struct cabe_request {
+    const int32_t *prompt; /* copied; at least one token, less than n_ctx */
+    int64_t n_prompt;
+    struct cabe_sampling sampling; /* passed cabe_sampling_check(); its bias is borrowed until the end */
+    int64_t max_new;               /* 0: until the context is full */
+    uint64_t sequence;             /* for the sampler: forks of one prompt differ by it */
+    int64_t shift_keep; /* when the context is full half of it is dropped, behind this many tokens; -1: it ends there */
+    int fresh;          /* take nothing from the store's cache */
+    /* Every token as it is drawn; anything but 0 ends the sequence. Not called for the prompt. */
+    int (*token)(void *self, const struct cabe_sampled *sampled);
+    void *self;
+};
+
+/* `*slot` names it until it is removed. CABE_ERR_LIMIT: n_seqs are running; CABE_ERR_ARGUMENT: the prompt. */
+CABE_CHECKED enum cabe_status cabe_engine_add(struct cabe_engine *engine, const struct cabe_request *request,
+                                              int32_t *slot, struct cabe_error *err);
+/* Ends it; its full pages stay in the store for others. */
+void cabe_engine_remove(struct cabe_engine *engine, int32_t slot);
+
+/*
+ * One step of all that has not finished; returns at once when all have. `cancel` may be NULL. After an error of the run
+ * (cancelled, a file that has shrunk) the sequences are as they were before it, and it can be tried again.
+ * CABE_ERR_INTERNAL: the logits of a sequence are not numbers; the message names the layer, that sequence is finished,
+ * the others went on.
+ */
+CABE_CHECKED enum cabe_status cabe_engine_step(struct cabe_engine *engine, const struct cabe_cancel *cancel,
+                                               struct cabe_error *err);
+int32_t cabe_engine_n_running(const struct cabe_engine *engine); /* not finished */
+
+struct cabe_engine_view { /* of one sequence */
+    enum cabe_finish finish;
+    int64_t n_prompt, n_cached; /* tokens of the prompt; of them, taken from the store */
+    int64_t n_done;             /* of the prompt, computed or cached */
+    int64_t n_new;              /* drawn */
+};
+void cabe_engine_view(const struct cabe_engine *engine, int32_t slot, struct cabe_engine_view *view);
+/* Logits of the last token that a sequence was drawn from, until the next step; NULL before the first. For tests. */
+const float *cabe_engine_logits(const struct cabe_engine *engine, int32_t slot);
+
+struct cabe_engine_stats {
+    uint64_t n_steps, prompt_tokens, new_tokens;
+    uint64_t run_ns, draw_ns; /* in runs of the network; in drawing tokens and handing them out */
+};
+void cabe_engine_stats(const struct cabe_engine *engine, struct cabe_engine_stats *stats);
+
+#endif
