@@ -1,6 +1,6 @@
 # bash completion for cabe: commands, their options, models by name, files.
 
-_cabe_commands="machine pull list show rm plan fit embed search analyze tokenize"
+_cabe_commands="machine pull list show rm plan fit embed search analyze run bench tokenize"
 
 _cabe_options() {
     local common="--memory --threads --device --json --verbose" model="--dtype --precision --batch"
@@ -14,6 +14,11 @@ _cabe_options() {
     embed) echo "-i --input -o --output --prefix --rows $model $common" ;;
     search) echo "-i --input -k --top --rows $model $common" ;;
     tokenize) echo "-i --input --ids --count --decode --special --json" ;;
+    run)
+        echo "-n --temp --top-k --top-p --min-p --repeat-penalty --frequency-penalty --presence-penalty --seed --stop" \
+            "--ctx --shift --kv --system --raw --no-echo --ignore-eos --logprobs $model $common"
+        ;;
+    bench) echo "--tests --repeats --kv $model $common" ;;
     analyze) echo "--model --threshold --min-words --rows --all $model $common" ;;
     esac
 }
@@ -34,6 +39,7 @@ _cabe() {
     --prefix) mapfile -t COMPREPLY < <(compgen -W "query passage none" -- "$word") && return ;;
     --precision) mapfile -t COMPREPLY < <(compgen -W "int8 high" -- "$word") && return ;;
     --rows) mapfile -t COMPREPLY < <(compgen -W "f32 f16 int8" -- "$word") && return ;;
+    --kv) mapfile -t COMPREPLY < <(compgen -W "f32 f16 q8" -- "$word") && return ;;
     --device) mapfile -t COMPREPLY < <(compgen -W "cpu sim" -- "$word") && return ;;
     -m | --model) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") && return ;;
     --memory) mapfile -t COMPREPLY < <(compgen -W "256M 512M 1G 2G 4G" -- "$word") && return ;;
@@ -45,7 +51,7 @@ _cabe() {
     fi
     case $command in
     show | rm) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") ;;
-    plan | fit | embed | search | tokenize) mapfile -t COMPREPLY < <(compgen -f -W "$(_cabe_models)" -- "$word") ;;
+    plan | fit | embed | search | run | bench | tokenize) mapfile -t COMPREPLY < <(compgen -f -W "$(_cabe_models)" -- "$word") ;;
     machine | list) ;;
     *) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     esac

@@ -33,6 +33,8 @@ extern const struct cabe_command cabe_cmd_embed;
 extern const struct cabe_command cabe_cmd_search;
 extern const struct cabe_command cabe_cmd_analyze;
 extern const struct cabe_command cabe_cmd_tokenize;
+extern const struct cabe_command cabe_cmd_run;
+extern const struct cabe_command cabe_cmd_bench;
 
 /* Set by SIGINT and SIGTERM; long work looks at it. */
 extern struct cabe_cancel cli_cancel;

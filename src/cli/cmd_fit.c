@@ -3,6 +3,7 @@
 #include "base/json.h"
 #include "fit/fitted.h"
 #include "options.h"
+#include "task/net.h"
 
 static const struct option long_options[] = {
     CLI_COMMON_OPTIONS,
@@ -32,14 +33,13 @@ static enum cabe_status verify(const struct cabe_session *session, const char *p
     return status;
 }
 
-/* Makes the copy by loading the encoder as any task would. */
+/* Makes the copy as the first load of any task would. */
 static enum cabe_status fit(const struct wanted *w, struct cabe_session *session, json_t **report,
                             struct cabe_error *err)
 {
-    struct cabe_encoder *encoder = NULL;
-    struct cabe_model_choice choice = {0};
+    struct cabe_net net = {0};
     struct cabe_fit_task task;
-    const char *copy = NULL;
+    const char *copy = "";
     char path[4096];
     uint64_t freed = 0;
     enum cabe_status status = cli_model_path(path, w->model, err);
@@ -50,25 +50,26 @@ static enum cabe_status fit(const struct wanted *w, struct cabe_session *session
         return status;
     }
     if (status == CABE_OK)
-        status = cabe_encoder_find(&encoder, session, path, &w->options.wishes, err);
+        status = cabe_net_open(&net, session, path, w->options.wishes.dtype, err);
     if (status == CABE_OK)
         status = cabe_session_settle(session, err);
-    if (status != CABE_OK)
-        return status;
-    cabe_session_task(session, &task, "fit");
-    cabe_encoder_plan(encoder, &task);
-    status = cabe_encoder_fit(encoder, &task.preferred, &choice, &copy, err);
+    if (status == CABE_OK) {
+        cabe_session_task(session, &task, "fit");
+        cabe_net_plan(&net, w->options.wishes.precision, &task);
+        status = cabe_net_fit(&net, &task.preferred, err);
+        copy = net.fitted ? cabe_fitted_path(net.fitted) : "";
+    }
     if (status == CABE_OK && copy[0] == '(') /* made in memory, and gone with this process */
         status = cabe_fail(err, CABE_ERR_PERMISSION, "%s: no fitted copy could be written to '%s'", path,
                            session->cache_dir);
     if (status == CABE_OK && w->verify)
-        status = verify(session, path, &choice, err);
+        status = verify(session, path, &net.choice, err);
     if (status == CABE_OK)
         *report = json_pack("{s:o,s:o,s:s,s:b,s:I}", "model", cabe_json_text(path, strlen(path)), "copy",
                             cabe_json_text(copy, strlen(copy)), "dtype",
-                            cabe_dtype_name(choice.dtype), "verified", w->verify, "peak_bytes",
+                            cabe_dtype_name(net.choice.dtype), "verified", w->verify, "peak_bytes",
                             (json_int_t)cli_peak_bytes());
-    cabe_encoder_close(encoder);
+    cabe_net_close(&net);
     return status;
 }
 

@@ -1,8 +1,10 @@
 #include <string.h>
 
+#include "generation.h"
 #include "options.h"
 #include "task/analyze.h"
 #include "task/embed.h"
+#include "task/net.h"
 
 static const struct option long_options[] = {
     CLI_COMMON_OPTIONS,
@@ -10,32 +12,53 @@ static const struct option long_options[] = {
     {"describe", required_argument, NULL, CLI_DESCRIBE},
     {"model", required_argument, NULL, 'm'},
     {"rows", required_argument, NULL, CLI_ROWS},
+    {"ctx", required_argument, NULL, CLI_CONTEXT},
+    {"kv", required_argument, NULL, CLI_KV},
     {NULL, 0, NULL, 0},
 };
 
 struct wanted {
     struct cli_options options;
+    struct cli_generation generation;
     const char *model;
     int analyze; /* the task is an analysis of `files`; otherwise embedding */
     char **files;
     int n_files;
 };
 
+static enum cabe_status is_generator(const struct wanted *w, struct cabe_session *session, const char *path, int *writes,
+                                     struct cabe_error *err)
+{
+    struct cabe_net net;
+    enum cabe_status status = cabe_net_open(&net, session, path, w->options.wishes.dtype, err);
+
+    *writes = status == CABE_OK && cabe_model_config(net.model)->kind == CABE_MODEL_DECODER;
+    cabe_net_close(&net);
+    return status;
+}
+
 static enum cabe_status make(const struct wanted *w, struct cabe_session *session, struct cabe_plan *plan,
                              struct cabe_error *err)
 {
     struct cabe_analyze_job *analysis = NULL;
     struct cabe_encoder *encoder = NULL;
+    struct cabe_generator *generator = NULL;
     struct cabe_embed_job job = {.session = session};
     struct cabe_fit_task task;
     char path[4096];
+    int writes = 0;
     enum cabe_status status = cli_model_path(path, w->model, err);
 
+    if (status == CABE_OK && !w->analyze)
+        status = is_generator(w, session, path, &writes, err);
     if (status == CABE_OK)
-        status = cabe_encoder_find(&encoder, session, path, &w->options.wishes, err);
+        status = writes ? cabe_generator_find(&generator, session, path, &w->generation.wishes, err)
+                        : cabe_encoder_find(&encoder, session, path, &w->options.wishes, err);
     if (status == CABE_OK)
         status = cabe_session_settle(session, err);
-    if (status == CABE_OK && w->analyze) {
+    if (status == CABE_OK && writes) {
+        cabe_generator_task(generator, &task);
+    } else if (status == CABE_OK && w->analyze) {
         struct cabe_analyze_wishes wishes = {.rows = w->options.rows};
 
         status = cabe_analyze_open(&analysis, session, encoder, (const char *const *)w->files, w->n_files, &wishes,
@@ -50,6 +73,7 @@ static enum cabe_status make(const struct wanted *w, struct cabe_session *sessio
         status = cabe_session_plan(session, plan, &task, err);
     cabe_analyze_close(analysis);
     cabe_encoder_close(encoder);
+    cabe_generator_close(generator);
     return status;
 }
 
@@ -62,11 +86,14 @@ static int run(int argc, char **argv)
     int option, code = 0;
 
     cli_options_init(&w.options);
+    cli_generation_init(&w.generation);
     while ((option = getopt_long(argc, argv, "m:", long_options, NULL)) != -1) {
         int taken = cli_options_take(&w.options, &cabe_cmd_plan, option);
 
         if (option == CLI_HELP)
             return cli_help(&cabe_cmd_plan);
+        if (taken == 0)
+            taken = cli_generation_take(&w.generation, &cabe_cmd_plan, option);
         if (option == 'm')
             w.model = optarg;
         else if (taken == 0)
@@ -87,6 +114,7 @@ static int run(int argc, char **argv)
     } else {
         return cli_usage(&cabe_cmd_plan, "wanted one model, got %d words", argc - optind);
     }
+    cli_generation_wishes(&w.generation, &w.options);
     session = cli_session(&w.options, 1, &code);
     if (!session)
         return code;
@@ -108,7 +136,8 @@ const struct cabe_command cabe_cmd_plan = {
     .summary = "What fits and how, before anything is loaded",
     .help = "  --describe TEXT     plan for a machine that is not here: \"8 cores, 16 GB, gpu 6 GB\"\n"
             "  -m, --model MODEL   the model of the task\n"
-            "  --rows T            keep stored embeddings as f32, f16 or int8\n" CLI_MODEL_HELP CLI_COMMON_HELP
+            "  --rows T            keep stored embeddings as f32, f16 or int8\n"
+            "  --ctx N, --kv F     context, and keys and values as f32, f16 or q8, of a model that writes\n" CLI_MODEL_HELP CLI_COMMON_HELP
             "\nThe exit code is 0 when it fits and 6 when it does not.\n",
     .run = run,
 };

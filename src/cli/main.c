@@ -17,6 +17,8 @@ static const struct cabe_command *const commands[] = {
     &cabe_cmd_search,
     &cabe_cmd_analyze,
     &cabe_cmd_tokenize,
+    &cabe_cmd_run,
+    &cabe_cmd_bench,
     NULL,
 };
 

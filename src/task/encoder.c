@@ -210,18 +210,6 @@ enum cabe_status cabe_encoder_load(struct cabe_encoder *e, const struct cabe_kno
     return status;
 }
 
-enum cabe_status cabe_encoder_fit(struct cabe_encoder *e, const struct cabe_knobs *knobs,
-                                  struct cabe_model_choice *choice, const char **copy, struct cabe_error *err)
-{
-    enum cabe_status status;
-
-    cabe_encoder_unload(e);
-    status = cabe_net_fit(&e->net, knobs, err);
-    *choice = e->net.choice;
-    *copy = e->net.fitted ? cabe_fitted_path(e->net.fitted) : "";
-    return status;
-}
-
 void cabe_encoder_unload(struct cabe_encoder *e)
 {
     cabe_encoding_clear(&e->encoding);

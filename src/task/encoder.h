@@ -51,13 +51,6 @@ CABE_CHECKED enum cabe_status cabe_encoder_work(struct cabe_encoder *encoder, co
 /* Loads under the knobs of a plan that fits, making the fitted copy first where there is none. */
 CABE_CHECKED enum cabe_status cabe_encoder_load(struct cabe_encoder *encoder, const struct cabe_knobs *knobs,
                                                 struct cabe_error *err);
-/*
- * Only sees to it that the fitted copy for the knobs is there. `*choice` is what it was made for, `*copy` its path,
- * which lives as long as the encoder.
- */
-CABE_CHECKED enum cabe_status cabe_encoder_fit(struct cabe_encoder *encoder, const struct cabe_knobs *knobs,
-                                               struct cabe_model_choice *choice, const char **copy,
-                                               struct cabe_error *err);
 /* Gives back weights, program and batch; it can be loaded again. */
 void cabe_encoder_unload(struct cabe_encoder *encoder);
 

@@ -1,0 +1,333 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "generation.h"
+#include "options.h"
+#include "task/generator.h"
+
+enum { OPTION_TESTS = 1, OPTION_REPEATS };
+
+static const struct option long_options[] = {
+    CLI_COMMON_OPTIONS,
+    CLI_MODEL_OPTIONS,
+    {"kv", required_argument, NULL, CLI_KV},
+    {"tests", required_argument, NULL, OPTION_TESTS},
+    {"repeats", required_argument, NULL, OPTION_REPEATS},
+    {NULL, 0, NULL, 0},
+};
+
+#define TESTS_MAX 32
+#define REPEATS_MAX 100
+#define TESTS_DEFAULT "pp512,tg64,tg32@1024,tg32@4096,tg32x8"
+
+struct test {
+    char name[32];
+    int is_prompt;
+    int64_t n, depth;
+    int32_t n_seqs;
+    double rate[REPEATS_MAX]; /* tokens/s, all sequences together */
+    double limit;             /* tokens/s at the machine's measured read bandwidth; 0: not known, or a prompt */
+};
+
+struct bench {
+    struct cli_options options;
+    struct cli_generation generation;
+    const char *model;
+    struct test tests[TESTS_MAX];
+    int n_tests, repeats;
+    struct cabe_generator *generator;
+    int32_t *prompt;
+};
+
+/* ---- tests: ppN, tgN, tgN@D, tgNxS ---- */
+
+static int take_number(const char **at, int64_t *out)
+{
+    char *end;
+
+    *out = strtoll(*at, &end, 10);
+    if (end == *at || *out < 1 || *out > 1 << 20)
+        return 0;
+    *at = end;
+    return 1;
+}
+
+static int take_test(struct test *test, const char *name, size_t length)
+{
+    const char *at = name + 2;
+    int64_t n_seqs = 1;
+
+    memset(test, 0, sizeof *test);
+    if (length < 3 || length >= sizeof test->name)
+        return 0;
+    memcpy(test->name, name, length);
+    test->is_prompt = strncmp(name, "pp", 2) == 0;
+    if ((!test->is_prompt && strncmp(name, "tg", 2) != 0) || !take_number(&at, &test->n))
+        return 0;
+    if (at < name + length && *at == '@' && (at++, !take_number(&at, &test->depth)))
+        return 0;
+    if (at < name + length && *at == 'x' && (at++, test->is_prompt || !take_number(&at, &n_seqs) || n_seqs > 64))
+        return 0;
+    test->n_seqs = (int32_t)n_seqs;
+    return at == name + length;
+}
+
+static int take_tests(struct bench *b, const char *list)
+{
+    for (b->n_tests = 0; *list;) {
+        size_t length = strcspn(list, ",");
+
+        if (b->n_tests == TESTS_MAX || !take_test(&b->tests[b->n_tests++], list, length)) {
+            cli_usage(&cabe_cmd_bench, "--tests: '%.*s': wanted ppN, ppN@D, tgN, tgN@D or tgNxS, at most %d", (int)length,
+                      list, TESTS_MAX);
+            return -1;
+        }
+        list += length + (list[length] == ',');
+    }
+    return 1;
+}
+
+/* ---- measuring ---- */
+
+static int64_t context_of(const struct test *test)
+{
+    return test->depth + test->n + 2;
+}
+
+/* A prompt that says nothing: speed does not depend on it. */
+static void fill_prompt(int32_t *prompt, int64_t n, int64_t n_vocab, uint32_t seed)
+{
+    for (int64_t i = 0; i < n; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        prompt[i] = (int32_t)(seed % (uint32_t)(n_vocab < 1000 ? n_vocab : 1000));
+    }
+}
+
+static enum cabe_status step(struct cabe_engine *engine, struct cabe_error *err)
+{
+    return cabe_engine_step(engine, &cli_cancel, err);
+}
+
+/* Seconds of the test; sequences are added, brought to their depth, and then timed. */
+static enum cabe_status time_test(struct bench *b, const struct test *test, uint32_t seed, double *seconds,
+                                  struct cabe_error *err)
+{
+    struct cabe_engine *engine = cabe_generator_engine(b->generator);
+    int64_t n_prompt = test->is_prompt ? test->depth + test->n : test->depth > 0 ? test->depth : 1, timed = 0;
+    struct cabe_request request = {.prompt = b->prompt, .n_prompt = n_prompt, .shift_keep = -1, .fresh = 1};
+    enum cabe_status status = CABE_OK;
+    struct cabe_engine_view view = {0};
+    uint64_t begin_ns;
+    int32_t slots[64], n = 0;
+
+    cabe_sampling_defaults(&request.sampling);
+    request.sampling.temperature = 0;
+    request.max_new = test->is_prompt ? 1 : test->n + 1;
+    for (; n < test->n_seqs && status == CABE_OK; n++) {
+        fill_prompt(b->prompt, n_prompt, cabe_model_config(cabe_generator_model(b->generator))->n_vocab,
+                    seed + (uint32_t)n);
+        request.sequence = (uint64_t)n;
+        status = cabe_engine_add(engine, &request, &slots[n], err);
+    }
+    /* A test of decoding begins when every prompt is done and has its first token; one of prompts behind its depth. */
+    while (status == CABE_OK) {
+        int ready = 1;
+
+        for (int32_t i = 0; i < n; i++) {
+            cabe_engine_view(engine, slots[i], &view);
+            ready &= test->is_prompt ? view.n_done >= test->depth : view.n_new > 0;
+        }
+        if (ready)
+            break;
+        status = step(engine, err);
+    }
+    timed = test->is_prompt ? view.n_done : 0;
+    begin_ns = cabe_clock_ns();
+    while (status == CABE_OK && cabe_engine_n_running(engine) > 0)
+        status = step(engine, err);
+    *seconds = (double)(cabe_clock_ns() - begin_ns) / 1e9;
+    if (test->is_prompt) /* what of it was already done when the clock began */
+        *seconds *= (double)test->n / (double)(n_prompt - timed);
+    for (int32_t i = 0; i < n; i++)
+        cabe_engine_remove(engine, slots[i]);
+    return status;
+}
+
+static double limit_of(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs,
+                       const struct test *test)
+{
+    struct cabe_graph_work work = {0};
+    double bytes_s = session->machine.limits.read_all_bytes_s;
+
+    if (test->is_prompt || bytes_s <= 0 ||
+        cabe_generator_work(b->generator, knobs, test->n_seqs, test->n_seqs, test->depth + test->n / 2, &work, NULL) !=
+            CABE_OK)
+        return 0;
+    return work.weight_bytes > 0 ? (double)test->n_seqs * bytes_s / work.weight_bytes : 0;
+}
+
+static int by_size(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static enum cabe_status measure(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs,
+                                struct cabe_error *err)
+{
+    struct cabe_progress progress = cli_progress();
+    enum cabe_status status = CABE_OK;
+    double seconds;
+
+    for (int i = 0; i < b->n_tests && status == CABE_OK; i++) {
+        struct test warm = b->tests[i];
+
+        warm.n = warm.n < 8 ? warm.n : 8;
+        warm.depth = 0;
+        status = time_test(b, &warm, 1, &seconds, err);
+        b->tests[i].limit = limit_of(b, session, knobs, &b->tests[i]);
+    }
+    for (int r = 0; r < b->repeats; r++)
+        for (int i = 0; i < b->n_tests && status == CABE_OK; i++) {
+            struct test *test = &b->tests[i];
+
+            status = time_test(b, test, (uint32_t)(r * 64 + 2), &seconds, err);
+            test->rate[r] = (double)test->n * test->n_seqs / seconds;
+            cabe_progress_report(&progress, "measuring", (uint64_t)(r * b->n_tests + i + 1),
+                                 (uint64_t)(b->repeats * b->n_tests), "tests");
+        }
+    cli_progress_end();
+    for (int i = 0; i < b->n_tests; i++)
+        qsort(b->tests[i].rate, (size_t)b->repeats, sizeof(double), by_size);
+    return status;
+}
+
+static void report(const struct bench *b, const struct cabe_session *session, const struct cabe_plan *plan)
+{
+    json_t *results = json_array();
+
+    if (!b->options.json)
+        printf("%s, %d threads, %s; median of %d\n\n%-14s %12s %12s %12s %10s\n", b->model, session->n_threads,
+               session->kernels->name, b->repeats, "test", "tokens/s", "least", "most", "of limit");
+    for (int i = 0; i < b->n_tests; i++) {
+        const struct test *test = &b->tests[i];
+        double median = test->rate[b->repeats / 2], share = test->limit > 0 ? median / test->limit : 0;
+
+        if (!b->options.json) {
+            printf("%-14s %12.2f %12.2f %12.2f ", test->name, median, test->rate[0], test->rate[b->repeats - 1]);
+            if (share > 0)
+                printf("%9.0f%%\n", 100 * share);
+            else
+                printf("%10s\n", "-");
+            continue;
+        }
+        json_array_append_new(results, json_pack("{s:s,s:f,s:f,s:f,s:o}", "test", test->name, "tokens_per_s", median,
+                                                 "least", test->rate[0], "most", test->rate[b->repeats - 1],
+                                                 "share_of_limit", share > 0 ? json_real(share) : json_null()));
+    }
+    if (b->options.json)
+        cli_print_json(json_pack("{s:s,s:i,s:s,s:i,s:o,s:I,s:I,s:o}", "model", b->model, "threads", session->n_threads,
+                                 "level", session->kernels->name, "repeats", b->repeats, "results", results, "peak_bytes",
+                                 (json_int_t)cli_peak_bytes(), "predicted_peak_bytes",
+                                 (json_int_t)cli_predicted_bytes(plan), "plan", cabe_plan_json(plan)));
+    else
+        json_decref(results);
+}
+
+static enum cabe_status run_in(struct bench *b, struct cabe_session *session, struct cabe_error *err)
+{
+    static struct cabe_plan plan;
+    struct cabe_fit_task task;
+    char path[4096];
+    enum cabe_status status = cli_model_path(path, b->model, err);
+
+    for (int i = 0; i < b->n_tests; i++) {
+        if (context_of(&b->tests[i]) > b->generation.wishes.context)
+            b->generation.wishes.context = context_of(&b->tests[i]);
+        if (b->tests[i].n_seqs > b->generation.wishes.n_seqs)
+            b->generation.wishes.n_seqs = b->tests[i].n_seqs;
+    }
+    if (status == CABE_OK)
+        status = cabe_generator_find(&b->generator, session, path, &b->generation.wishes, err);
+    if (status == CABE_OK)
+        status = cabe_session_settle(session, err);
+    if (status != CABE_OK)
+        return status;
+    cabe_generator_task(b->generator, &task);
+    status = cabe_session_plan(session, &plan, &task, err);
+    if (status == CABE_OK)
+        status = cabe_plan_refuse(&plan, err);
+    if (status == CABE_OK)
+        status = cabe_generator_load(b->generator, &plan.knobs, err);
+    if (status == CABE_OK)
+        status = cabe_generator_check(b->generator, err);
+    b->prompt = cabe_calloc((size_t)b->generation.wishes.context, sizeof *b->prompt);
+    if (status == CABE_OK && !b->prompt)
+        status = cabe_fail(err, CABE_ERR_OOM, "a prompt of %lld tokens", (long long)b->generation.wishes.context);
+    if (status == CABE_OK)
+        status = measure(b, session, &plan.knobs, err);
+    if (status == CABE_OK)
+        report(b, session, &plan);
+    return status;
+}
+
+static int run(int argc, char **argv)
+{
+    struct bench b = {.repeats = 3};
+    struct cabe_session *session;
+    struct cabe_error err;
+    enum cabe_status status;
+    int option, code = 0;
+
+    cli_options_init(&b.options);
+    cli_generation_init(&b.generation);
+    (void)take_tests(&b, TESTS_DEFAULT);
+    while ((option = getopt_long(argc, argv, "", long_options, NULL)) != -1) {
+        int taken = cli_options_take(&b.options, &cabe_cmd_bench, option);
+
+        if (option == CLI_HELP)
+            return cli_help(&cabe_cmd_bench);
+        if (taken == 0)
+            taken = cli_generation_take(&b.generation, &cabe_cmd_bench, option);
+        if (option == OPTION_TESTS)
+            taken = take_tests(&b, optarg);
+        else if (option == OPTION_REPEATS)
+            taken = (b.repeats = atoi(optarg)) >= 1 && b.repeats <= REPEATS_MAX
+                        ? 1
+                        : (cli_usage(&cabe_cmd_bench, "--repeats %s: wanted 1 to %d", optarg, REPEATS_MAX), -1);
+        if (taken == 0)
+            return cli_usage(&cabe_cmd_bench, "unknown option");
+        if (taken < 0)
+            return cabe_status_exit_code(CABE_ERR_ARGUMENT);
+    }
+    if (optind != argc - 1)
+        return cli_usage(&cabe_cmd_bench, "wanted one model, got %d words", argc - optind);
+    b.model = argv[optind];
+    cli_generation_wishes(&b.generation, &b.options);
+    session = cli_session(&b.options, 0, &code);
+    if (session) {
+        status = run_in(&b, session, &err);
+        cabe_free(b.prompt);
+        cabe_generator_close(b.generator);
+        cabe_session_close(session);
+        if (status != CABE_OK)
+            code = cli_error(b.options.json, &err);
+    }
+    return code;
+}
+
+const struct cabe_command cabe_cmd_bench = {
+    .name = "bench",
+    .usage = "bench MODEL [--tests LIST] [--repeats N] [OPTIONS]",
+    .summary = "How fast a model writes here, beside the machine's limit",
+    .help = "  --tests LIST        ppN: a prompt of N tokens; tgN: decoding N tokens; @D: behind D tokens of context;\n"
+            "                      xS: S sequences at a time (default " TESTS_DEFAULT ")\n"
+            "  --repeats N         of every test, in turn (default 3)\n"
+            "  --kv F              keys and values as f32, f16 (default) or q8\n"
+            "  The limit is the machine's measured read bandwidth ('cabe machine --measure') over the bytes that a\n"
+            "  step reads.\n" CLI_MODEL_HELP CLI_COMMON_HELP,
+    .run = run,
+};
