@@ -9,7 +9,7 @@ _cabe_options() {
     pull) echo "--name --link --force --json" ;;
     list | rm) echo "--json" ;;
     show) echo "--tensors --json" ;;
-    plan) echo "--describe --model --rows $model $common" ;;
+    plan) echo "--describe --model --rows --ctx --kv $model $common" ;;
     fit) echo "--verify --remove $model $common" ;;
     embed) echo "-i --input -o --output --prefix --rows $model $common" ;;
     search) echo "-i --input -k --top --rows $model $common" ;;

@@ -137,7 +137,8 @@ const struct cabe_command cabe_cmd_plan = {
     .help = "  --describe TEXT     plan for a machine that is not here: \"8 cores, 16 GB, gpu 6 GB\"\n"
             "  -m, --model MODEL   the model of the task\n"
             "  --rows T            keep stored embeddings as f32, f16 or int8\n"
-            "  --ctx N, --kv F     context, and keys and values as f32, f16 or q8, of a model that writes\n" CLI_MODEL_HELP CLI_COMMON_HELP
+            "  --ctx N             tokens of context of a model that writes\n"
+            "  --kv F              its keys and values as f32, f16 or q8\n" CLI_MODEL_HELP CLI_COMMON_HELP
             "\nThe exit code is 0 when it fits and 6 when it does not.\n",
     .run = run,
 };

@@ -49,19 +49,23 @@ enum {
         {"shift", required_argument, NULL, CLI_SHIFT}, {"ignore-eos", no_argument, NULL, CLI_IGNORE_EOS},              \
         {"logprobs", required_argument, NULL, CLI_LOGPROBS}
 
-#define CLI_GENERATION_HELP                                                                                            \
-    "  -n N                tokens of an answer at most (default: until it ends or the context is full)\n"              \
-    "  --temp T            temperature; 0 takes the likeliest token (default 0.8)\n"                                   \
-    "  --top-k K, --top-p P, --min-p P\n"                                                                              \
-    "                      which tokens may be drawn (defaults 40, 0.95, 0.05; 0, 1, 0 turn them off)\n"               \
-    "  --repeat-penalty R, --frequency-penalty F, --presence-penalty P\n"                                              \
-    "                      against tokens that were there before (defaults 1, 0, 0: off)\n"                            \
-    "  --seed N            the same seed draws the same answer (default 0)\n"                                          \
-    "  --stop TEXT         ends the answer before TEXT; may be given up to 16 times\n"                                 \
-    "  --ctx N             tokens of context (default: by memory, up to 4096 and what the model knows)\n"              \
-    "  --shift N           when the context is full drop half of it, behind the first N tokens\n"                      \
-    "  --kv F              keys and values as f32, f16 or q8 (default: f16, q8 where memory is short)\n"               \
-    "  --ignore-eos        go on after the model's end token\n"                                                        \
+#define CLI_GENERATION_HELP \
+    "  -n N                tokens of an answer at most (default: until it ends or the context is full)\n" \
+    "  --temp T            temperature; 0 takes the likeliest token (default 0.8)\n" \
+    "  --top-k K           draw from the K likeliest tokens (default 40; 0: off)\n" \
+    "  --top-p P           from the likeliest that make up P together (default 0.95; 1: off)\n" \
+    "  --min-p P           from those at least P times as likely as the likeliest (default 0.05; 0: off)\n" \
+    "  --repeat-penalty R  against tokens that were there before (default 1: off)\n" \
+    "  --frequency-penalty F\n" \
+    "                      the same, by how often (default 0: off)\n" \
+    "  --presence-penalty P\n" \
+    "                      the same, once (default 0: off)\n" \
+    "  --seed N            the same seed draws the same answer (default 0)\n" \
+    "  --stop TEXT         ends the answer before TEXT; may be given up to 15 times\n" \
+    "  --ctx N             tokens of context (default: by memory, up to 4096 and what the model knows)\n" \
+    "  --shift N           when the context is full drop half of it, behind the first N tokens\n" \
+    "  --kv F              keys and values as f32, f16 or q8 (default: f16, q8 where memory is short)\n" \
+    "  --ignore-eos        go on after the model's end token\n" \
     "  --logprobs N        with --json: log-probabilities of each token and of the N likeliest\n"
 
 void cli_generation_init(struct cli_generation *generation);
