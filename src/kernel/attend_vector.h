@@ -30,7 +30,7 @@
 #define BLOCK 12 /* as many chains as two units of latency 4 need, and half as many again */
 #define EACH_BLOCK(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
 #endif
-#define DIRECT_ROWS BLOCK /* so many rows at most read pages as they are stored */
+#define DIRECT_ROWS 12 /* so many rows at most read pages as they are stored */
 
 struct attend_pass {
     const struct cabe_paged *paged;
@@ -45,15 +45,15 @@ struct attend_tile {
     int begin, end;        /* of its pages, those that are needed */
     enum cabe_kv_format k_format[TILE_PAGES], v_format[TILE_PAGES]; /* as read: F32 where it was turned */
     const uint8_t *k[TILE_PAGES], *v[TILE_PAGES];
+    const uint8_t *k_ahead[TILE_PAGES], *v_ahead[TILE_PAGES]; /* where the same is a tile later */
     const float *k_scale[TILE_PAGES], *v_scale[TILE_PAGES]; /* or NULL */
-    const struct cabe_page *next;                           /* a tile on; NULL at the end */
 };
 
 struct attend_rows { /* a block of rows on a tile; slots count from the tile's first */
     int n;
     int64_t row; /* the first, in the pass */
     const float *q[BLOCK];
-    float *out[BLOCK], shrink[BLOCK];
+    float *out[BLOCK], shrink[LANES];
     int64_t begin[BLOCK], end[BLOCK]; /* slots that the row sees */
 };
 
@@ -79,18 +79,31 @@ SIMD vf page_load(enum cabe_kv_format format, const uint8_t *page, int64_t i, in
     return v_from_i8((const int8_t *)some);
 }
 
-SIMD void turn_page(enum cabe_kv_format format, const uint8_t *page, float *out, int64_t n)
+/*
+ * Pages of a head lie far from each other, so the processor does not foresee them. Whoever reads a page asks for one a
+ * tile later as it goes; all at once would fill the queue of misses.
+ */
+SIMD void page_fetch(enum cabe_kv_format format, const uint8_t *ahead, int64_t i)
 {
-    for (int64_t i = 0; i < n; i += LANES) /* n is 16 times head_dim */
-        v_store(out + i, page_load(format, page, i, LANES));
+    __builtin_prefetch(ahead + i * (format == CABE_KV_F32 ? 4 : format == CABE_KV_F16 ? 2 : 1));
 }
 
-static void turn_block(const struct kv_block *block, float *out, int64_t n)
+SIMD void turn_page(enum cabe_kv_format format, const uint8_t *page, const uint8_t *ahead, float *out, int64_t n)
+{
+    for (int64_t i = 0; i < n; i += CABE_PAGE_TOKENS) { /* n is 16 times head_dim */
+        page_fetch(format, ahead, i);
+#pragma GCC unroll 2
+        for (int v = 0; v < PER_PAGE; v++)
+            v_store(out + i + v * LANES, page_load(format, page, i + v * LANES, LANES));
+    }
+}
+
+static void turn_block(const struct kv_block *block, const uint8_t *ahead, float *out, int64_t n)
 {
     if (block->format == CABE_KV_F16)
-        turn_page(CABE_KV_F16, block->at, out, n);
+        turn_page(CABE_KV_F16, block->at, ahead, out, n);
     else
-        turn_page(CABE_KV_Q8, block->at, out, n);
+        turn_page(CABE_KV_Q8, block->at, ahead, out, n);
 }
 
 /* The pages of the tile at `slot`, as far as slots [first, last] of the sequence go. */
@@ -105,20 +118,23 @@ static void tile_open(const struct attend_pass *p, struct attend_tile *t, int64_
     t->end = last < slot + CABE_ATTEND_TILE ? (int)((last - slot) / CABE_PAGE_TOKENS) + 1 : TILE_PAGES;
     for (int i = t->begin; i < t->end; i++) {
         const struct cabe_page *page = &p->paged->pages[slot / CABE_PAGE_TOKENS + i];
+        const struct cabe_page *next = slot + CABE_ATTEND_TILE + i * CABE_PAGE_TOKENS <= last ? page + TILE_PAGES : page;
         struct kv_block k = kv_block(p->paged, page, 0), v = kv_block(p->paged, page, 1);
 
         t->k_scale[i] = k.format == CABE_KV_Q8 ? kv_scales(&k, dim) : NULL;
         t->v_scale[i] = v.format == CABE_KV_Q8 ? kv_scales(&v, dim) : NULL;
         t->k[i] = k.at;
         t->v[i] = v.at;
+        t->k_ahead[i] = kv_block(p->paged, next, 0).at;
+        t->v_ahead[i] = kv_block(p->paged, next, 1).at;
         if (!direct && k.format != CABE_KV_F32) {
-            turn_block(&k, p->keys + i * n, n);
-            t->k[i] = (const uint8_t *)(p->keys + i * n);
+            turn_block(&k, t->k_ahead[i], p->keys + i * n, n);
+            t->k[i] = t->k_ahead[i] = (const uint8_t *)(p->keys + i * n);
             k.format = CABE_KV_F32;
         }
         if (!direct && v.format != CABE_KV_F32) {
-            turn_block(&v, p->values + i * n, n);
-            t->v[i] = (const uint8_t *)(p->values + i * n);
+            turn_block(&v, t->v_ahead[i], p->values + i * n, n);
+            t->v[i] = t->v_ahead[i] = (const uint8_t *)(p->values + i * n);
             v.format = CABE_KV_F32;
         }
         t->k_format[i] = k.format;
@@ -128,7 +144,7 @@ static void tile_open(const struct attend_pass *p, struct attend_tile *t, int64_
 
 /* Scores of `rows` rows against a page, each 64 from the next in `out`. */
 SIMD void score_page(int rows, enum cabe_kv_format format, const struct attend_rows *block, const uint8_t *page,
-                     int64_t dim, const vf factor[PER_PAGE], float *out)
+                     const uint8_t *ahead, int64_t dim, const vf factor[PER_PAGE], float *out)
 {
     vf s[BLOCK][PER_PAGE];
 
@@ -140,6 +156,7 @@ SIMD void score_page(int rows, enum cabe_kv_format format, const struct attend_r
     for (int64_t d = 0; d < dim; d++) {
         vf k[PER_PAGE];
 
+        page_fetch(format, ahead, d * CABE_PAGE_TOKENS);
 #pragma GCC unroll 2
         for (int v = 0; v < PER_PAGE; v++)
             k[v] = page_load(format, page, d * CABE_PAGE_TOKENS + v * LANES, LANES);
@@ -159,13 +176,13 @@ SIMD void score_page(int rows, enum cabe_kv_format format, const struct attend_r
             v_store(out + r * CABE_ATTEND_TILE + v * LANES, v_mul(s[r][v], factor[v]));
 }
 
-SIMD void score_format(enum cabe_kv_format format, const struct attend_rows *block, const uint8_t *page, int64_t dim,
-                       const vf factor[PER_PAGE], float *out)
+SIMD void score_format(enum cabe_kv_format format, const struct attend_rows *block, const uint8_t *page,
+                       const uint8_t *ahead, int64_t dim, const vf factor[PER_PAGE], float *out)
 {
     switch (block->n) {
 #define X(rows)                                                                                                        \
     case rows:                                                                                                         \
-        score_page(rows, format, block, page, dim, factor, out);                                                       \
+        score_page(rows, format, block, page, ahead, dim, factor, out);                                                       \
         break;
         EACH_BLOCK(X)
 #undef X
@@ -188,59 +205,93 @@ static void score(const struct attend_pass *p, const struct attend_tile *t, cons
                 factor[v] = v_mul(factor[v], v_load(t->k_scale[i] + v * LANES));
         }
         if (t->k_format[i] == CABE_KV_F32)
-            score_format(CABE_KV_F32, block, t->k[i], dim, factor, out);
+            score_format(CABE_KV_F32, block, t->k[i], t->k_ahead[i], dim, factor, out);
         else if (t->k_format[i] == CABE_KV_F16)
-            score_format(CABE_KV_F16, block, t->k[i], dim, factor, out);
+            score_format(CABE_KV_F16, block, t->k[i], t->k_ahead[i], dim, factor, out);
         else
-            score_format(CABE_KV_Q8, block, t->k[i], dim, factor, out);
+            score_format(CABE_KV_Q8, block, t->k[i], t->k_ahead[i], dim, factor, out);
     }
 }
 
-/*
- * Turns a row's scores of slots [begin, end) into weights relative to its largest so far, the others of these vectors
- * into 0; returns what older sums are multiplied by.
- */
-static float weigh(const struct attend_pass *p, const struct attend_tile *t, float *w, int64_t row, int64_t begin,
-                   int64_t end)
+/* Largest of a row's scores of slots [begin, end); the others of these pages become -infinity. */
+SIMD float largest_score(float *w, int64_t begin, int64_t end)
 {
-    int64_t from = begin / LANES * LANES;
-    vf low = v_set(-INFINITY), most = low, sum[2] = {v_zero(), v_zero()}, top;
-    float old = p->largest[row], new, shrink = 1.0f;
+    vf low = v_set(-INFINITY), most[PER_PAGE];
 
-    if (from < begin)
-        v_store(w + from, v_first(low, v_load(w + from), begin - from));
-    if (end % LANES)
-        v_store(w + end / LANES * LANES, v_first(v_load(w + end / LANES * LANES), low, end % LANES));
-    for (int64_t g = from; g < end; g += LANES)
-        most = v_max(v_load(w + g), most);
-    new = v_largest(most);
-    if (new > old) {
-        float power[LANES];
+#pragma GCC unroll 2
+    for (int v = 0; v < PER_PAGE; v++)
+        most[v] = low;
+    for (int64_t g = begin / CABE_PAGE_TOKENS * CABE_PAGE_TOKENS; g < end; g += CABE_PAGE_TOKENS)
+#pragma GCC unroll 2
+        for (int v = 0; v < PER_PAGE; v++) {
+            int64_t at = g + v * LANES;
+            vf y = v_load(w + at);
 
-        v_store(power, v_exp2(v_set(old - new)));
-        shrink = power[0];
-        p->largest[row] = new;
+            if (at < begin)
+                y = v_first(low, y, begin - at < LANES ? begin - at : LANES);
+            if (at + LANES > end)
+                y = v_first(y, low, end > at ? end - at : 0);
+            if (at < begin || at + LANES > end)
+                v_store(w + at, y);
+            most[v] = v_max(y, most[v]);
+        }
+    return v_largest(v_max(most[0], most[PER_PAGE - 1]));
+}
+
+/* Scores of these pages to weights relative to `top`, times the scales of values; returns their sum without these. */
+SIMD float to_weights(const struct attend_tile *t, float *w, int64_t begin, int64_t end, float top)
+{
+    vf sum[PER_PAGE], most = v_set(top);
+
+#pragma GCC unroll 2
+    for (int v = 0; v < PER_PAGE; v++)
+        sum[v] = v_zero();
+    for (int64_t page = begin / CABE_PAGE_TOKENS; page * CABE_PAGE_TOKENS < end; page++)
+#pragma GCC unroll 2
+        for (int v = 0; v < PER_PAGE; v++) {
+            float *at = w + page * CABE_PAGE_TOKENS + v * LANES;
+            vf weight = v_exp2(v_sub(v_load(at), most));
+
+            sum[v] = v_add(sum[v], weight);
+            if (t->v_scale[page])
+                weight = v_mul(weight, v_load(t->v_scale[page] + v * LANES));
+            v_store(at, weight);
+        }
+    return v_sum(PER_PAGE == 1 ? sum[0] : v_add(sum[0], sum[PER_PAGE - 1]));
+}
+
+/* Turns the block's scores into weights relative to each row's largest so far; `shrink` is for its older sums. */
+static void weigh(const struct attend_pass *p, const struct attend_tile *t, struct attend_rows *block)
+{
+    float *largest = p->largest + block->row, *total = p->total + block->row, less[LANES] = {0.0f};
+
+    for (int r = 0; r < block->n; r++) {
+        float *w = p->scores + r * CABE_ATTEND_TILE, new;
+
+        if (block->end[r] - block->begin[r] == CABE_ATTEND_TILE)
+            new = largest_score(w, 0, CABE_ATTEND_TILE);
+        else
+            new = largest_score(w, block->begin[r], block->end[r]);
+        if (new > largest[r]) {
+            less[r] = largest[r] - new;
+            largest[r] = new;
+        }
     }
-    top = v_set(p->largest[row]);
-    for (int64_t g = from; g < end; g += LANES) {
-        vf weight = v_exp2(v_sub(v_load(w + g), top));
+    v_store(block->shrink, v_exp2(v_load(less)));
+    for (int r = 0; r < block->n; r++) {
+        float *w = p->scores + r * CABE_ATTEND_TILE, sum;
 
-        sum[g / LANES % 2] = v_add(sum[g / LANES % 2], weight);
-        v_store(w + g, weight);
+        if (block->end[r] - block->begin[r] == CABE_ATTEND_TILE)
+            sum = to_weights(t, w, 0, CABE_ATTEND_TILE, largest[r]);
+        else
+            sum = to_weights(t, w, block->begin[r], block->end[r], largest[r]);
+        total[r] = total[r] * block->shrink[r] + sum;
     }
-    p->total[row] = p->total[row] * shrink + v_sum(v_add(sum[0], sum[1]));
-    for (int64_t g = from; g < end; g += LANES) {
-        const float *scale = t->v_scale[g / CABE_PAGE_TOKENS];
-
-        if (scale)
-            v_store(w + g, v_mul(v_load(w + g), v_load(scale + g % CABE_PAGE_TOKENS)));
-    }
-    return shrink;
 }
 
 /* Adds weighted values of slots [begin, end) to channels [d, d + n) of rows [r0, r0 + rows); n <= vectors * LANES. */
 SIMD void mix_columns(int rows, int vectors, int n, enum cabe_kv_format format, const struct attend_rows *block,
-                      int r0, const uint8_t *const *pages, int64_t begin, int64_t end, const float *weights,
+                      int r0, const struct attend_tile *t, int64_t begin, int64_t end, const float *weights,
                       int64_t d, int64_t dim)
 {
     const int last = n - (vectors - 1) * LANES; /* channels of the last vector */
@@ -257,12 +308,13 @@ SIMD void mix_columns(int rows, int vectors, int n, enum cabe_kv_format format, 
         }
     for (int64_t slot = begin; slot < end;) {
         int64_t stop = (slot / CABE_PAGE_TOKENS + 1) * CABE_PAGE_TOKENS;
-        const uint8_t *page = pages[slot / CABE_PAGE_TOKENS];
+        const uint8_t *page = t->v[slot / CABE_PAGE_TOKENS], *ahead = t->v_ahead[slot / CABE_PAGE_TOKENS];
         int64_t at = slot % CABE_PAGE_TOKENS * dim + d;
 
         for (stop = stop < end ? stop : end; slot < stop; slot++, at += dim) {
             vf x[2];
 
+            page_fetch(format, ahead, at);
 #pragma GCC unroll 2
             for (int v = 0; v < vectors; v++)
                 x[v] = page_load(format, page, at + v * LANES, v + 1 < vectors ? LANES : last);
@@ -290,23 +342,23 @@ SIMD void mix_columns(int rows, int vectors, int n, enum cabe_kv_format format, 
 }
 
 SIMD void mix_rows(int rows, enum cabe_kv_format format, const struct attend_rows *block, int r0,
-                   const uint8_t *const *pages, int64_t begin, int64_t end, const float *weights, int64_t dim)
+                   const struct attend_tile *t, int64_t begin, int64_t end, const float *weights, int64_t dim)
 {
     int64_t d = 0;
 
     for (; d + 16 <= dim; d += 16)
-        mix_columns(rows, PER_PAGE, 16, format, block, r0, pages, begin, end, weights, d, dim);
+        mix_columns(rows, PER_PAGE, 16, format, block, r0, t, begin, end, weights, d, dim);
     if (d < dim)
-        mix_columns(rows, 1, 8, format, block, r0, pages, begin, end, weights, d, dim);
+        mix_columns(rows, 1, 8, format, block, r0, t, begin, end, weights, d, dim);
 }
 
 SIMD void mix_format(enum cabe_kv_format format, const struct attend_rows *block, int r0, int n,
-                     const uint8_t *const *pages, int64_t begin, int64_t end, const float *weights, int64_t dim)
+                     const struct attend_tile *t, int64_t begin, int64_t end, const float *weights, int64_t dim)
 {
     switch (n) {
 #define X(rows)                                                                                                        \
     case rows:                                                                                                         \
-        mix_rows(rows, format, block, r0, pages, begin, end, weights, dim);                                            \
+        mix_rows(rows, format, block, r0, t, begin, end, weights, dim);                                            \
         break;
         EACH_BLOCK(X)
 #undef X
@@ -329,11 +381,11 @@ static void mix(const struct attend_pass *p, const struct attend_tile *t, struct
             ;
         stop = page * CABE_PAGE_TOKENS < end ? page * CABE_PAGE_TOKENS : end;
         if (format == CABE_KV_F32)
-            mix_format(CABE_KV_F32, block, r0, n, t->v, begin, stop, w, dim);
+            mix_format(CABE_KV_F32, block, r0, n, t, begin, stop, w, dim);
         else if (format == CABE_KV_F16)
-            mix_format(CABE_KV_F16, block, r0, n, t->v, begin, stop, w, dim);
+            mix_format(CABE_KV_F16, block, r0, n, t, begin, stop, w, dim);
         else
-            mix_format(CABE_KV_Q8, block, r0, n, t->v, begin, stop, w, dim);
+            mix_format(CABE_KV_Q8, block, r0, n, t, begin, stop, w, dim);
         for (int r = r0; r < r0 + n; r++)
             block->shrink[r] = 1.0f;
         begin = stop;
@@ -343,13 +395,21 @@ static void mix(const struct attend_pass *p, const struct attend_tile *t, struct
 static void attend_block(const struct attend_pass *p, const struct attend_tile *t, int64_t row, int n)
 {
     const struct cabe_attend *a = p->a;
-    struct attend_rows block = {.n = n, .row = row};
-    int64_t begin = 0, end = CABE_ATTEND_TILE;
+    int64_t begin = 0, end = CABE_ATTEND_TILE, i = p->first + row / a->group, h = row % a->group;
+    struct attend_rows block;
 
-    for (int r = 0; r < n; r++) {
-        int64_t i = p->first + (row + r) / a->group, head = (row + r) % a->group * p->paged->head_dim;
-        int64_t from = first_slot(a, i) - t->slot, to = a->slot + i + 1 - t->slot;
+    block.n = n;
+    block.row = row;
+    for (int r = 0; r < n; r++, h++) {
+        int64_t head, from, to;
 
+        if (h == a->group) {
+            h = 0;
+            i++;
+        }
+        head = h * p->paged->head_dim;
+        from = first_slot(a, i) - t->slot;
+        to = a->slot + i + 1 - t->slot;
         block.q[r] = a->q + i * a->q_stride + head;
         block.out[r] = a->out + i * a->out_stride + head;
         block.begin[r] = from > 0 ? from : 0;
@@ -358,8 +418,7 @@ static void attend_block(const struct attend_pass *p, const struct attend_tile *
         end = block.end[r] < end ? block.end[r] : end;
     }
     score(p, t, &block);
-    for (int r = 0; r < n; r++)
-        block.shrink[r] = weigh(p, t, p->scores + r * CABE_ATTEND_TILE, row + r, block.begin[r], block.end[r]);
+    weigh(p, t, &block);
     if (begin >= end) /* nothing that all see */
         begin = end = CABE_ATTEND_TILE;
     for (int r = 0; r < n; r++)
