@@ -18,7 +18,8 @@
  * A record is one quantised row of activations: the quants, k rounded up to 32, zeros past k; then, from the next
  * multiple of 64, what cabe_matmul_meta says of each block.
  *   For I8: unsigned 0..127 with a zero point; (q - zero) * scale. The range always includes 0.
- *   For the others: signed -127..127 per block of 32; q * scale.
+ *   For the others: signed -127..127 per block of 32; q * scale. SmolLM2-135M (q4_1, 300 tokens of a novel): a mean KL
+ *   divergence of 0.0033 to activations in f32.
  */
 #ifndef CABE_KERNEL_MATMUL_LEVEL_H
 #define CABE_KERNEL_MATMUL_LEVEL_H

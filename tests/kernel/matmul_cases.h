@@ -29,7 +29,7 @@
 #define MANY_ROWS 29
 #define MANY_OUTPUTS 70
 #else
-#define WORK_MAX 400000 /* multiply-adds of one case: scalar is slow */
+#define WORK_MAX 200000 /* multiply-adds of one case: scalar is slow */
 #define MANY_ROWS 215
 #define MANY_OUTPUTS 400
 #endif
