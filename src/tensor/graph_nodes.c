@@ -53,7 +53,12 @@ static int typed(struct cabe_graph *graph, cabe_value value, enum cabe_dtype dty
 {
     const struct cabe_value_info *info = &graph->values[value];
 
-    if (info->dtype == dtype && info->packing == CABE_ROWS && info->kind != CABE_STATE)
+    if (info->kind == CABE_STATE) {
+        (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: pages of a store are no value to compute with",
+                        info->name);
+        return 0;
+    }
+    if (info->dtype == dtype && info->packing == CABE_ROWS)
         return 1;
     (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: %s in %s, wanted %s in rows", info->name,
                     cabe_dtype_name(info->dtype), info->packing == CABE_PANELS ? "panels" : "rows",

@@ -75,7 +75,7 @@ void cabe_graph_work(const struct cabe_graph *graph, const int64_t symbols[CABE_
         case CABE_OP_MATMUL: {
             const struct cabe_value_info *w = &graph->values[node->in[1]];
 
-            work->matmul_ops[w->dtype][node->precision] += 2.0 * n * (double)w->dim[3].n;
+            work->matmul_ops[w->dtype][node->precision] += 2.0 * rows * (double)w->dim[2].n * (double)w->dim[3].n;
             work->weight_bytes += (double)cabe_value_bytes(w, symbols);
             break;
         }

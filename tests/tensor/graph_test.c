@@ -186,6 +186,67 @@ static void names_what_is_wrong(void **state)
     expect(g, "w: shape [4611686018427387903, 4611686018427387903] cannot be kept as f32 in rows");
 }
 
+static void names_what_a_decoder_lacks(void **state)
+{
+    struct cabe_graph *g = new_graph();
+    cabe_value x, y, w, wide;
+
+    (void)state;
+    x = cabe_graph_input(g, "x", CABE_F32, tokens, ONE(64));
+    w = cabe_graph_weight(g, "w", CABE_F32, CABE_PANELS, 48, 64);
+    wide = cabe_graph_wide(g, x, 64);
+    cabe_graph_matmul_into(g, x, w, CABE_NO_VALUE, CABE_ACT_NONE, CABE_PRECISION_HIGH, wide, 0);
+    cabe_graph_act(g, wide, CABE_ACT_RELU);
+    expect(g, "act: reads wide:x before its last 16 columns are written");
+
+    g = new_graph();
+    x = cabe_graph_input(g, "x", CABE_F32, tokens, ONE(64));
+    w = cabe_graph_weight(g, "w", CABE_F32, CABE_PANELS, 48, 64);
+    cabe_graph_output(g, cabe_graph_wide(g, x, 64), "y");
+    expect(g, "y: nothing gives its last 64 columns");
+
+    g = new_graph();
+    x = cabe_graph_input(g, "x", CABE_F32, tokens, ONE(64));
+    w = cabe_graph_weight(g, "w", CABE_F32, CABE_PANELS, 48, 64);
+    wide = cabe_graph_wide(g, x, 64);
+    cabe_graph_matmul_into(g, x, w, CABE_NO_VALUE, CABE_ACT_NONE, CABE_PRECISION_HIGH, wide, 16);
+    expect(g, "w: wide:x has no room for 48 columns from 16 on, which follow what is written");
+
+    g = new_graph();
+    x = cabe_graph_input(g, "x", CABE_F32, tokens, ONE(63));
+    cabe_graph_glu(g, x, CABE_ACT_SILU);
+    expect(g, "glu: x has no two halves");
+
+    g = new_graph();
+    x = cabe_graph_input(g, "x", CABE_F32, tokens, ONE(64));
+    y = cabe_graph_input(g, "angles", CABE_F32, tokens, ONE(18));
+    cabe_graph_rope(g, x, y, CABE_NO_VALUE, CABE_NO_VALUE, 0.0f, CABE_ROPE_HALVES, 2, 1, 16);
+    expect(g, "rope of x: angles has 18 columns for heads of 16");
+
+    g = new_graph();
+    cabe_graph_state(g, "cache", &(struct cabe_kv_shape){2, 1, 12});
+    expect(g, "cache: 2 layers of 1 heads of 12 are not kept in pages");
+
+    g = new_graph();
+    x = cabe_graph_input(g, "x", CABE_F32, tokens, ONE(64));
+    y = cabe_graph_state(g, "cache", &(struct cabe_kv_shape){2, 1, 16});
+    w = cabe_graph_input(g, "offsets", CABE_I32, n_offsets, ONE(1));
+    cabe_graph_cached(g, x, y, w, w, w, w, 2, 2, 1, 16, 1.0f, 0);
+    expect(g, "cache: not a cache with a layer 2 of 1 heads of 16");
+
+    g = new_graph();
+    x = cabe_graph_input(g, "x", CABE_F32, tokens, ONE(64));
+    y = cabe_graph_state(g, "cache", &(struct cabe_kv_shape){2, 1, 16});
+    w = cabe_graph_input(g, "offsets", CABE_I32, n_offsets, ONE(1));
+    cabe_graph_cached(g, x, y, w, w, w, w, 1, 2, 1, 16, 1.0f, 0);
+    expect(g, "offsets: shape [sequences + 1, 1], wanted [1, sequences]");
+
+    g = new_graph();
+    y = cabe_graph_state(g, "cache", &(struct cabe_kv_shape){2, 1, 16});
+    cabe_graph_act(g, y, CABE_ACT_RELU);
+    expect(g, "cache: pages of a store are no value to compute with");
+}
+
 static void sees_weights_used_elsewhere(void **state)
 {
     struct cabe_graph *g = new_graph();
@@ -263,7 +324,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(builds_a_bert),       cmocka_unit_test(keeps_the_first_mistake),
-        cmocka_unit_test(names_what_is_wrong), cmocka_unit_test(sees_weights_used_elsewhere),
+        cmocka_unit_test(names_what_is_wrong), cmocka_unit_test(names_what_a_decoder_lacks),
+        cmocka_unit_test(sees_weights_used_elsewhere),
         cmocka_unit_test(counts_work),         cmocka_unit_test(build_survives_no_memory),
     };
 

@@ -32,7 +32,9 @@ static void find_lives(const struct cabe_graph *g, struct life *lives)
     for (int32_t i = 0; i < n_nodes; i++) {
         const struct cabe_node *node = cabe_graph_node(g, i);
 
-        lives[node->out].begin = lives[node->out].end = i;
+        if (node->first_col == 0) /* else a later part of a wide value */
+            lives[node->out].begin = i;
+        lives[node->out].end = i;
         for (int k = 0; k < CABE_NODE_INPUTS_MAX; k++)
             if (node->in[k] != CABE_NO_VALUE && cabe_graph_value(g, node->in[k])->kind == CABE_TEMP)
                 lives[node->in[k]].end = i;
@@ -63,6 +65,7 @@ static int may_share(const struct cabe_graph *g, cabe_value a, cabe_value b, con
             return (node->in[0] == a) + (node->in[1] == a) == 1;
         case CABE_OP_ACT:
         case CABE_OP_UNIT:
+        case CABE_OP_ROPE:
             return node->in[0] == a;
         default:
             return 0;
@@ -86,14 +89,14 @@ static void check_layout(const struct cabe_graph *g, const int64_t bounds[CABE_N
         const struct cabe_value_info *ia = cabe_graph_value(g, a);
         uint64_t bytes_a = cabe_value_bytes(ia, bounds);
 
-        if (ia->kind == CABE_WEIGHT)
+        if (ia->kind == CABE_WEIGHT || ia->kind == CABE_STATE)
             continue;
         assert_int_equal(offsets[a] % 64, 0);
         assert_true(offsets[a] + bytes_a <= block);
         for (cabe_value b = a + 1; b < n; b++) {
             const struct cabe_value_info *ib = cabe_graph_value(g, b);
 
-            if (ib->kind == CABE_WEIGHT || lives[a].end < lives[b].begin || lives[b].end < lives[a].begin)
+            if (ib->kind == CABE_WEIGHT || ib->kind == CABE_STATE || lives[a].end < lives[b].begin || lives[b].end < lives[a].begin)
                 continue;
             if (offsets[a] + bytes_a > offsets[b] && offsets[b] + cabe_value_bytes(ib, bounds) > offsets[a])
                 assert_true(may_share(g, a, b, lives, offsets));
@@ -175,6 +178,99 @@ static void a_bert_is_tight(void **state)
     }
 }
 
+static cabe_value panels(struct cabe_graph *g, const char *what, int layer, int64_t n, int64_t k)
+{
+    char name[32];
+
+    snprintf(name, sizeof name, "%s.%d", what, layer);
+    return cabe_graph_weight(g, name, CABE_F16, CABE_PANELS, n, k);
+}
+
+/* q, k and v side by side; every second layer has them stacked. */
+static cabe_value decoder_layer(struct cabe_graph *g, int i, cabe_value h, cabe_value angles, cabe_value gamma,
+                                const cabe_value in[5])
+{
+    const enum cabe_precision high = CABE_PRECISION_HIGH;
+    const int64_t c = 256, f = 704;
+    cabe_value x = cabe_graph_norm(g, h, gamma, CABE_NO_VALUE, CABE_NO_VALUE, CABE_NORM_RMS, 1e-5f), wide;
+
+    if (i % 2) {
+        x = cabe_graph_matmul(g, x, panels(g, "qkv", i, 2 * c, c), CABE_NO_VALUE, CABE_NO_VALUE, CABE_ACT_NONE, high);
+    } else {
+        wide = cabe_graph_wide(g, x, 2 * c);
+        cabe_graph_matmul_into(g, x, panels(g, "q", i, c, c), CABE_NO_VALUE, CABE_ACT_NONE, high, wide, 0);
+        cabe_graph_matmul_into(g, x, panels(g, "k", i, c / 2, c), CABE_NO_VALUE, CABE_ACT_NONE, high, wide, c);
+        x = cabe_graph_matmul_into(g, x, panels(g, "v", i, c / 2, c), CABE_NO_VALUE, CABE_ACT_NONE, high, wide,
+                                   c + c / 2);
+    }
+    x = cabe_graph_rope(g, x, angles, CABE_NO_VALUE, CABE_NO_VALUE, 0.0f, CABE_ROPE_HALVES, 4, 2, 64);
+    x = cabe_graph_cached(g, x, in[0], in[1], in[2], in[3], in[4], i, 4, 2, 64, 0.125f, 0);
+    h = cabe_graph_matmul(g, x, panels(g, "o", i, c, c), CABE_NO_VALUE, h, CABE_ACT_NONE, high);
+    x = cabe_graph_norm(g, h, gamma, CABE_NO_VALUE, CABE_NO_VALUE, CABE_NORM_RMS, 1e-5f);
+    x = cabe_graph_matmul(g, x, panels(g, "gate_up", i, 2 * f, c), CABE_NO_VALUE, CABE_NO_VALUE, CABE_ACT_NONE, high);
+    x = cabe_graph_glu(g, x, CABE_ACT_SILU);
+    return cabe_graph_matmul(g, x, panels(g, "down", i, c, f), CABE_NO_VALUE, h, CABE_ACT_NONE, high);
+}
+
+static struct cabe_graph *decoder(int n_layers)
+{
+    const struct cabe_kv_shape shape = {n_layers, 2, 64};
+    const struct cabe_dim sequences = {1, CABE_SYM_SEQUENCES, 0}, pages = {1, CABE_SYM_PAGES, 0};
+    struct cabe_graph *g;
+    cabe_value in[5], h, angles, gamma, table;
+
+    assert_int_equal(cabe_graph_open(&g, &(struct cabe_error){0}), CABE_OK);
+    in[0] = cabe_graph_state(g, "cache", &shape);
+    in[1] = cabe_graph_input(g, "offsets", CABE_I32, n_offsets, ONE(1));
+    in[2] = cabe_graph_input(g, "starts", CABE_I32, sequences, ONE(1));
+    in[3] = cabe_graph_input(g, "page_offsets", CABE_I32, n_offsets, ONE(1));
+    in[4] = cabe_graph_input(g, "pages", CABE_I32, pages, ONE(2));
+    table = cabe_graph_weight(g, "table", CABE_F16, CABE_PANELS, 1000, 256);
+    gamma = cabe_graph_weight(g, "gamma", CABE_F32, CABE_ROWS, 1, 256);
+    angles = cabe_graph_angles(g, cabe_graph_input(g, "positions", CABE_I32, tokens, ONE(1)),
+                               cabe_graph_weight(g, "inv_freq", CABE_F32, CABE_ROWS, 1, 32), 1.0f);
+    h = cabe_graph_gather(g, table, cabe_graph_input(g, "ids", CABE_I32, tokens, ONE(1)), CABE_NO_VALUE);
+    for (int i = 0; i < n_layers; i++)
+        h = decoder_layer(g, i, h, angles, gamma, in);
+    h = cabe_graph_gather(
+        g, h, cabe_graph_input(g, "rows", CABE_I32, (struct cabe_dim){1, CABE_SYM_OUTPUTS, 0}, ONE(1)), CABE_NO_VALUE);
+    cabe_graph_output(g,
+                      cabe_graph_matmul(g, h, table, CABE_NO_VALUE, CABE_NO_VALUE, CABE_ACT_NONE, CABE_PRECISION_HIGH),
+                      "logits");
+    return g;
+}
+
+static void a_decoder_is_tight(void **state)
+{
+    int64_t bounds[CABE_N_SYMBOLS] = {1, 512, 8, 400, 8};
+    struct cabe_graph *g = decoder(6);
+    struct cabe_error err;
+
+    (void)state;
+    assert_int_equal(cabe_graph_finish(g, &err), CABE_OK);
+    check_layout(g, bounds, 1.1);
+    cabe_graph_close(g);
+}
+
+/* Four sequences that decode one token each after contexts of 60. */
+static void counts_what_a_decoder_reads(void **state)
+{
+    int64_t symbols[CABE_N_SYMBOLS] = {1, 4, 4, 16, 4};
+    struct cabe_graph *g = decoder(2);
+    struct cabe_graph_work work;
+    struct cabe_error err;
+    double weights = 2.0 * (512 * 256 + 256 * 256 + 3 * 704 * 256) + 1000 * 256;
+
+    (void)state;
+    assert_int_equal(cabe_graph_finish(g, &err), CABE_OK);
+    cabe_graph_work(g, symbols, &work);
+    assert_true(work.matmul_ops[CABE_F16][CABE_PRECISION_HIGH] == 2.0 * 4 * weights);
+    assert_true(work.kv_values == 2.0 * 2 * 4 * 64 * 2 * 64); /* layers, k and v, sequences, tokens, heads, channels */
+    assert_true(work.weight_bytes > weights * 2 && work.weight_bytes < weights * 2 + 1024 * 16);
+    assert_true(work.other_ops > 2.0 * 4 * 4 * 63 * 256);
+    cabe_graph_close(g);
+}
+
 static void refuses_to_overflow(void **state)
 {
     int64_t bounds[CABE_N_SYMBOLS] = {1, INT64_MAX, INT64_MAX};
@@ -192,6 +288,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(live_values_never_overlap),
         cmocka_unit_test(a_bert_is_tight),
+        cmocka_unit_test(a_decoder_is_tight),
+        cmocka_unit_test(counts_what_a_decoder_reads),
         cmocka_unit_test(refuses_to_overflow),
     };
 
