@@ -119,6 +119,37 @@ double cabe_logits_mass(const struct cabe_logits *row)
     return mass;
 }
 
+double cabe_logits_mass_from(const struct cabe_logits *row, float floor, struct cabe_weigh weigh, int32_t *n)
+{
+    double mass = 0;
+
+    *n = 0;
+    for (int32_t b = 0; b < row->n_blocks; b++) {
+        const float *z = row->z + b * CABE_LOGITS_BLOCK;
+        float tail[CABE_LOGITS_BLOCK];
+        v4 sum = all(0.0f);
+        i4 count = {0, 0, 0, 0};
+
+        if (row->block_max[b] < floor)
+            continue;
+        if ((b + 1) * CABE_LOGITS_BLOCK > row->n) {
+            for (int32_t i = 0; i < CABE_LOGITS_BLOCK; i++)
+                tail[i] = b * CABE_LOGITS_BLOCK + i < row->n ? z[i] : -INFINITY;
+            z = tail;
+        }
+        for (int32_t k = 0; k < CABE_LOGITS_BLOCK; k += 4) {
+            v4 x = load(z + k);
+            i4 in = x >= all(floor);
+
+            sum += (v4)(in & (i4)exp4((x - weigh.max) / weigh.temperature));
+            count -= in;
+        }
+        mass += (double)(sum[0] + sum[1] + (sum[2] + sum[3]));
+        *n += count[0] + count[1] + count[2] + count[3];
+    }
+    return mass;
+}
+
 /* Bits of a float as an integer that orders as the floats do; both zeros are one. */
 static inline uint32_t order(float x)
 {
@@ -284,4 +315,23 @@ size_t cabe_candidates_prefix(uint64_t *keys, size_t n, struct cabe_weigh weigh,
             return i + 1;
     }
     return end;
+}
+
+size_t cabe_candidates_best(const struct cabe_logits *row, float floor, struct cabe_weigh weigh, double target,
+                            int over, uint64_t *keys)
+{
+    for (float depth = 3; depth < 30; depth *= 2) {
+        float from = weigh.max - depth * weigh.temperature;
+        double mass;
+        int32_t n;
+
+        if (from <= floor)
+            break;
+        mass = cabe_logits_mass_from(row, from, weigh, &n);
+        if (over ? mass > target : mass >= target) {
+            floor = from;
+            break;
+        }
+    }
+    return cabe_candidates_prefix(keys, cabe_candidates_from(row, floor, keys), weigh, target, over);
 }

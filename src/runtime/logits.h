@@ -39,6 +39,8 @@ static inline int32_t cabe_logits_n_blocks(int32_t n)
 int32_t cabe_logits_scan(struct cabe_logits *row);
 /* The sum of exp(z - max); max > -infinity. */
 double cabe_logits_mass(const struct cabe_logits *row);
+/* The weights of the logits of at least `floor` (finite), and how many these are. */
+double cabe_logits_mass_from(const struct cabe_logits *row, float floor, struct cabe_weigh weigh, int32_t *n);
 
 static inline int32_t cabe_candidate_id(uint64_t key)
 {
@@ -57,6 +59,9 @@ double cabe_candidates_mass(const uint64_t *keys, size_t n, struct cabe_weigh we
  * > 0.
  */
 size_t cabe_candidates_prefix(uint64_t *keys, size_t n, struct cabe_weigh weigh, double target, int over);
+/* The same of all candidates with a logit of at least `floor` (finite); looks among the highest first. */
+size_t cabe_candidates_best(const struct cabe_logits *row, float floor, struct cabe_weigh weigh, double target,
+                            int over, uint64_t *keys);
 void cabe_candidates_sort(uint64_t *keys, size_t n); /* for few */
 
 #endif

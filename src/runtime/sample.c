@@ -218,32 +218,35 @@ static void report_top(struct cabe_sampler *sampler, const struct cabe_logits *r
     out->n_top = (int32_t)n;
 }
 
-/* Steps 4 to 6: leaves in sampler->keys what may be drawn. */
+/* What step 6 and the draw itself leave: below it a logit is not likely enough, or weighs 0. */
+static float floor_of(const struct cabe_sampling *params, const struct cabe_logits *row)
+{
+    float nothing = row->max - 87.0f * params->temperature;
+    float floor = params->min_p > 0.0f ? row->max + logf(params->min_p) : nothing;
+
+    return fmaxf(floor, nothing);
+}
+
+/* Steps 4 to 6, where there is a top_k or a top_p: leaves in sampler->keys what may be drawn. */
 static size_t filter(struct cabe_sampler *sampler, const struct cabe_sampling *params,
-                     const struct cabe_logits *row)
+                     const struct cabe_logits *row, float floor)
 {
     struct cabe_weigh one = {row->max, 1.0f};
     int by_p = params->top_p < 1.0f;
-    float floor = params->min_p > 0.0f ? row->max + logf(params->min_p) : -INFINITY;
-    float nothing = row->max - 87.0f * params->temperature; /* weighs 0 when it comes to the draw */
     uint64_t *keys = sampler->keys;
-    double mass = 0;
     size_t n, n_left = 0;
 
     if (params->top_k > 0 && params->top_k < row->n) {
         n = cabe_candidates_top(row, (size_t)params->top_k, keys);
         if (by_p)
-            mass = cabe_candidates_mass(keys, n, one);
+            n = cabe_candidates_prefix(
+                keys, n, one, cabe_candidates_mass(keys, n, one) * (double)params->top_p, 0);
     } else { /* each step leaves the beginning of one order: min_p may go before top_p */
-        n = cabe_candidates_from(row, floor, keys);
-        if (by_p)
-            mass = cabe_logits_mass(row);
+        n = cabe_candidates_best(row, floor, one, cabe_logits_mass(row) * (double)params->top_p, 0, keys);
     }
-    if (by_p)
-        n = cabe_candidates_prefix(keys, n, one, mass * (double)params->top_p, 0);
     for (size_t i = 0; i < n; i++) {
         keys[n_left] = keys[i];
-        n_left += cabe_candidate_logit(keys[i]) >= floor && cabe_candidate_logit(keys[i]) >= nothing;
+        n_left += cabe_candidate_logit(keys[i]) >= floor;
     }
     return n_left;
 }
@@ -252,11 +255,19 @@ static int32_t draw(struct cabe_sampler *sampler, const struct cabe_sampling *pa
                     const struct cabe_logits *row, double uniform, int32_t *n_kept)
 {
     struct cabe_weigh weigh = {row->max, params->temperature};
-    size_t n = filter(sampler, params, row);
-    double mass = cabe_candidates_mass(sampler->keys, n, weigh);
+    float floor = floor_of(params, row);
+    double mass;
+    size_t n;
 
-    *n_kept = (int32_t)n;
-    n = cabe_candidates_prefix(sampler->keys, n, weigh, uniform * mass, 1);
+    if ((params->top_k > 0 && params->top_k < row->n) || params->top_p < 1.0f) {
+        n = filter(sampler, params, row, floor);
+        *n_kept = (int32_t)n;
+        mass = cabe_candidates_mass(sampler->keys, n, weigh);
+        n = cabe_candidates_prefix(sampler->keys, n, weigh, uniform * mass, 1);
+    } else { /* in one order again: only the part before the drawn one is sought */
+        mass = cabe_logits_mass_from(row, floor, weigh, n_kept);
+        n = cabe_candidates_best(row, floor, weigh, uniform * mass, 1, sampler->keys);
+    }
     return cabe_candidate_id(sampler->keys[n - 1]);
 }
 

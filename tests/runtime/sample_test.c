@@ -282,6 +282,49 @@ static void test_mass(void **state)
     }
 }
 
+/* Looking among the highest first finds the same ones as looking among all. */
+static void test_best(void **state)
+{
+    static uint64_t keys[5000], wanted[5000];
+    static float block_max[5000 / CABE_LOGITS_BLOCK + 1];
+    static const int32_t sizes[] = {1, 63, 64, 65, 1500};
+
+    (void)state;
+    for (size_t s = 0; s < COUNT(sizes); s++)
+        for (int kind = 0; kind < 6; kind++)
+            for (float depth = 2; depth < 90; depth *= 3) {
+                struct cabe_logits row = {.z = big, .n = sizes[s], .block_max = block_max};
+                struct cabe_weigh weigh = {0, 0.8f};
+                float floor;
+                double mass;
+                size_t n_all, n;
+                int32_t n_mass;
+
+                fill(big, row.n, kind);
+                big[0] = kind == 5 ? 2.0f : big[0];
+                assert_int_equal(cabe_logits_scan(&row), -1);
+                weigh.max = row.max;
+                floor = row.max - depth;
+                n_all = cabe_candidates_from(&row, floor, wanted);
+                mass = cabe_logits_mass_from(&row, floor, weigh, &n_mass);
+                assert_int_equal(n_mass, n_all);
+                assert_true(fabs(mass - cabe_candidates_mass(wanted, n_all, weigh)) <= 1e-6 * mass);
+                qsort(wanted, n_all, sizeof wanted[0], descending);
+                for (float p = 0; p < 1; p += 0.07f) {
+                    size_t least = 1;
+
+                    while (least < n_all &&
+                           cabe_candidates_mass(wanted, least, weigh) <= (double)p * mass)
+                        least++;
+                    n = cabe_candidates_best(&row, floor, weigh, (double)p * mass, 1, keys);
+                    assert_true(n + 1 >= least && n <= least + 1); /* sums in another order */
+                    assert_true(keys[n - 1] == wanted[n - 1]);
+                    qsort(keys, n, sizeof keys[0], descending);
+                    assert_memory_equal(keys, wanted, n * sizeof keys[0]);
+                }
+            }
+}
+
 /* A draw depends on seed, sequence and position: not on what was drawn before, nor on an unused parameter. */
 static void test_place_decides(void **state)
 {
@@ -491,7 +534,7 @@ int main(void)
         cmocka_unit_test(test_candidates),    cmocka_unit_test(test_mass),
         cmocka_unit_test(test_edges),         cmocka_unit_test(test_check),
         cmocka_unit_test(test_place_decides), cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_time),
+        cmocka_unit_test(test_time),          cmocka_unit_test(test_best),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
