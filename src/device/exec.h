@@ -1,9 +1,9 @@
 /*
  * The executor that cpu and sim share: it computes a program with the kernels, in host memory.
  *
- * A program becomes steps. A step is a matmul, an attention, or a run of row-wise nodes that a member takes
- * through a few rows at a time while they are in cache, the quantisation of a matmul's activations last. All
- * members work on one step; a barrier ends it. How a step is divided changes no result.
+ * A program becomes steps. A step is a matmul (or the parts of one wide value), an attention, or a run of row-wise
+ * nodes that a member takes through a few rows at a time while they are in cache, the quantisation of a matmul's
+ * activations last. All members work on one step; a barrier ends it. How a step is divided changes no result.
  */
 #ifndef CABE_DEVICE_EXEC_H
 #define CABE_DEVICE_EXEC_H

@@ -217,13 +217,14 @@ struct rig {
     struct cabe_buffer *cache;
 };
 
+/* With three threads every second segment is streamed. */
 static void rig_open(struct rig *rig, struct cabe_graph *g, enum kind kind, int n_threads)
 {
     uint64_t page = cabe_page_bytes(CABE_KV_F32, CABE_KV_F32, &kv_shape);
 
     machine_open(&rig->m, kind, n_threads, 0);
     store_open(&rig->store, g, rig->m.kernels, 7);
-    OK(load(&rig->l, &rig->m, g, &rig->store, RESIDENT, bounds, &why));
+    OK(load(&rig->l, &rig->m, g, &rig->store, n_threads == 3 ? MIXED : RESIDENT, bounds, &why));
     OK(cabe_buffer_alloc(&rig->cache, rig->m.device, N_PAGES * page, CABE_PURPOSE_KV, "cache", &why));
     OK(cabe_program_bind(rig->l.program, cabe_graph_find(g, "cache"), rig->cache, &why));
 }
