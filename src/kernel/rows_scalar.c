@@ -72,6 +72,24 @@ static void widen_q4_k(const uint8_t *in, float *out, int64_t n_supers)
     }
 }
 
+static void widen_q5_k(const uint8_t *in, float *out, int64_t n_supers)
+{
+    for (int64_t s = 0; s < n_supers; s++, in += 176, out += SUPER) {
+        float d = cabe_f16_to_f32(load_u16(in)), dmin = cabe_f16_to_f32(load_u16(in + 2));
+
+        for (int b = 0; b < SUPER / BLOCK; b++) {
+            const uint8_t *high = in + 16, *quants = in + 48 + b / 2 * BLOCK;
+            int scale, least, shift = b % 2 * 4;
+
+            q4_k_scales(in + 4, b, &scale, &least);
+            for (int i = 0; i < BLOCK; i++)
+                out[b * BLOCK + i] = (float)((quants[i] >> shift & 15) | (high[i] >> b & 1) << 4) *
+                                         (d * (float)scale) -
+                                     dmin * (float)least;
+        }
+    }
+}
+
 static void widen_q6_k(const uint8_t *in, float *out, int64_t n_supers)
 {
     for (int64_t s = 0; s < n_supers; s++, in += 210, out += SUPER) {
@@ -134,6 +152,9 @@ static void to_f32(enum cabe_dtype from, const void *in, float *out, int64_t n)
         break;
     case CABE_Q4_K:
         widen_q4_k(in, out, n / SUPER);
+        break;
+    case CABE_Q5_K:
+        widen_q5_k(in, out, n / SUPER);
         break;
     case CABE_Q6_K:
         widen_q6_k(in, out, n / SUPER);

@@ -8,7 +8,7 @@
 
 struct work { /* the pieces of the caller's block, one after another */
     uint8_t *source, *scratch, *result;
-    float *row;
+    float *row; /* f32 of one row; of all rows of the piece where a matrix is widened */
     uint64_t source_bytes, scratch_bytes, result_bytes, row_bytes;
 };
 
@@ -17,10 +17,16 @@ static uint64_t round64(uint64_t bytes)
     return (bytes + 63) / 64 * 64;
 }
 
+/* A matrix that is packed from f32, because its own dtype is only a file's. */
+static int is_widened(const struct cabe_model_weight *weight)
+{
+    return weight->role == CABE_ROLE_MATRIX && weight->from == CABE_Q5_K;
+}
+
 /* Rows taken at once: whole panels for a matrix. */
 static int64_t piece_rows(const struct cabe_model_weight *weight)
 {
-    uint64_t row_bytes = cabe_dtype_bytes(weight->from, weight->cols);
+    uint64_t row_bytes = cabe_dtype_bytes(is_widened(weight) ? CABE_F32 : weight->from, weight->cols);
     int64_t unit = weight->role == CABE_ROLE_MATRIX ? CABE_PANEL : 1;
     int64_t units = (int64_t)(PIECE_BYTES / (row_bytes * (uint64_t)unit));
     int64_t all = (weight->rows + unit - 1) / unit;
@@ -45,7 +51,7 @@ static uint64_t place(struct work *work, const struct cabe_model_weight *weight,
     if (weight->role == CABE_ROLE_MATRIX) {
         work->scratch_bytes = round64(cabe_matmul_pack_scratch_bytes(weight->cols));
         work->result_bytes = round64(rows / CABE_PANEL * cabe_panel_bytes(to, weight->cols));
-        work->row_bytes = 0;
+        work->row_bytes = is_widened(weight) ? round64(rows * (uint64_t)weight->cols * sizeof(float)) : 0;
     } else {
         work->scratch_bytes = to == CABE_I8 ? round64((uint64_t)weight->rows * sizeof(float)) : 0;
         work->result_bytes = round64(rows * row_bytes_of(to, weight->cols));
@@ -129,9 +135,14 @@ static enum cabe_status convert_matrix(const struct cabe_source *source, const s
         int64_t n = weight->rows - row < step ? weight->rows - row : step;
         int64_t panel = row / CABE_PANEL, end = panel + (n + CABE_PANEL - 1) / CABE_PANEL;
         enum cabe_status status = read_rows(source, weight, row, n, work->source, err);
+        const void *rows = work->source;
 
+        if (status == CABE_OK && is_widened(weight)) {
+            cabe_kernels_at(CABE_LEVEL_SCALAR)->row.to_f32(weight->from, work->source, work->row, n * weight->cols);
+            rows = work->row;
+        }
         if (status == CABE_OK)
-            status = cabe_matmul_pack(weight->from, work->source, n, to, weight->cols, panel, end, work->scratch,
+            status = cabe_matmul_pack(is_widened(weight) ? CABE_F32 : weight->from, rows, n, to, weight->cols, panel, end, work->scratch,
                                       work->result, err);
         if (status == CABE_OK)
             status = sink->write(sink->self, work->result, (uint64_t)(end - panel) * panel_bytes, err);

@@ -67,6 +67,7 @@ void cabe_describe_part(const struct cabe_source *source, struct cabe_model_weig
     case CABE_Q4_0:
     case CABE_Q4_1:
     case CABE_Q4_K:
+    case CABE_Q5_K:
     case CABE_Q6_K:
         break;
     case CABE_I8:
@@ -82,7 +83,7 @@ void cabe_describe_part(const struct cabe_source *source, struct cabe_model_weig
     default:
     unsupported:
         *status = cabe_fail(err, CABE_ERR_UNSUPPORTED,
-                            "tensor '%s': type %s; supported: f32, f16, bf16, q8_0, q4_0, q4_1, q4_k, q6_k", tensor_name,
+                            "tensor '%s': type %s; supported: f32, f16, bf16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k", tensor_name,
                             tensor->type);
         return;
     }

@@ -25,6 +25,7 @@ enum cabe_dtype cabe_dtype_find(const char *name)
             return (enum cabe_dtype)i;
     return strcmp(name, "i8") == 0     ? CABE_I8
            : strcmp(name, "q4_k") == 0 ? CABE_Q4_K
+           : strcmp(name, "q5_k") == 0 ? CABE_Q5_K
            : strcmp(name, "q6_k") == 0 ? CABE_Q6_K
                                        : CABE_N_DTYPES;
 }

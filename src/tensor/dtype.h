@@ -6,11 +6,12 @@
  * or d q + m. I8 is cabe's own row-wise int8: for a table or a result row, `n` signed bytes in -127..127 and one f32
  * scale per row, kept as packed.h says.
  *
- * Q4_K and Q6_K are GGUF's super-blocks of 256.
+ * Q4_K, Q5_K and Q6_K are GGUF's super-blocks of 256. Files have Q5_K; it is widened when they are converted.
  *   Q4_K  f16 d, f16 dmin, 12 bytes of 6-bit scales and mins, 128 bytes of nibbles. Block b of 32 has scale s and min m:
  *         for b < 4 the low six bits of bytes b and 4 + b; else the low and the high nibble of byte 4 + b, with the
  *         top two bits of bytes b - 4 and b above them. Bytes 32 p .. 32 p + 31 of the nibbles hold block 2 p in the
  *         low and block 2 p + 1 in the high one. A value is (d s) q - (dmin m).
+ *   Q5_K  as Q4_K, with 32 bytes before the nibbles: bit b of byte i is the fifth bit of element i of block b.
  *   Q6_K  128 bytes of low nibbles, 64 bytes of high pairs of bits, 16 signed byte scales s of 16 elements, f16 d. Of
  *         elements 128 h + 32 f + l: the nibble is the low (f < 2) or high one of byte 64 h + 32 (f % 2) + l, the pair
  *         number f of byte 32 h + l. A value is (d s) (q - 32).
@@ -35,7 +36,8 @@
     X(F64, "f64", 1, 8)                                                                                      \
     X(Q4_1, "q4_1", 32, 20)                                                                                  \
     X(Q4_K, "q4_K", 256, 144)                                                                                \
-    X(Q6_K, "q6_K", 256, 210)
+    X(Q6_K, "q6_K", 256, 210)                                                                                \
+    X(Q5_K, "q5_K", 256, 176)
 
 enum cabe_dtype {
 #define X(symbol, name, block, bytes) CABE_##symbol,

@@ -58,7 +58,8 @@ def main():
         goldens[name] = [name + ".gguf"], logits(of_gguf(models / f"{name}.gguf", decoder))
     for name, (files, values) in goldens.items():
         rows = ",\n  ".join(json.dumps(row) for row in values)
-        head = json.dumps({"models": files, "ids": IDS, "positions": POSITIONS})[:-1]
+        tolerance = 2e-3 if name == "mixed-fives" else 1e-4  # q5_k is read as f16
+        head = json.dumps({"models": files, "tolerance": tolerance, "ids": IDS, "positions": POSITIONS})[:-1]
         (out / f"decoder-{name}.json").write_text(f"{head},\n \"logits\": [\n  {rows}]}}\n")
 
 

@@ -6,6 +6,7 @@
   qwen2/       HF folder, f32, biases, tied; qwen2-f32.gguf
   qwen3/       HF folder, f32, norms of heads, heads wider than width / heads; qwen3-f32.gguf
   mixed.gguf, mixed-tied.gguf    q4_k with q6_k among them; q4_1 with a q8_0 embedding that is the head
+  mixed-fives.gguf               q4_k with q5_k among them
 """
 import math
 import struct
@@ -161,10 +162,13 @@ def mixed():
     def first_type(name):
         return "Q6_K" if name.startswith(("blk.0.attn_v", "blk.0.ffn_down", "output.")) else "Q4_K"
 
+    def third_type(name):
+        return "Q5_K" if name.startswith(("blk.0.attn_v", "token_embd")) else first_type(name)
+
     def second_type(name):
         return "Q8_0" if name.startswith("token_embd") else "Q4_0" if "ffn_gate" in name else "Q4_1"
 
-    return [("mixed", first, first_type), ("mixed-tied", second, second_type)]
+    return [("mixed", first, first_type), ("mixed-tied", second, second_type), ("mixed-fives", first, third_type)]
 
 
 def make(out):

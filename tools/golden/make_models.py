@@ -204,6 +204,25 @@ def pack_q4_k(values):
     return out
 
 
+def pack_q5_k(values):
+    """As pack_q4_k, the fifth bits of 32 elements before the nibbles, a bit a block."""
+    out = b""
+    for i in range(0, len(values), 256):
+        blocks = [values[j:j + 32] for j in range(i, i + 256, 32)]
+        least = [min(0.0, min(block)) for block in blocks]
+        reach = [(max(block) - low) / 31 for block, low in zip(blocks, least)]
+        d, dmin = f16(max(0.0, max(reach)) / 63), f16(-min(least) / 63)
+        scales, mins = [steps(x, d, 63) for x in reach], [steps(-x, dmin, 63) for x in least]
+        q = [[steps(x + dmin * m, d * s, 31) for x in block] for block, s, m in zip(blocks, scales, mins)]
+        packed = [scales[j] | scales[j + 4] >> 4 << 6 for j in range(4)]
+        packed += [mins[j] | mins[j + 4] >> 4 << 6 for j in range(4)]
+        packed += [scales[j] & 15 | (mins[j] & 15) << 4 for j in range(4, 8)]
+        high = [sum((q[j][k] >> 4) << j for j in range(8)) for k in range(32)]
+        nibbles = [q[j][k] & 15 | (q[j + 1][k] & 15) << 4 for j in range(0, 8, 2) for k in range(32)]
+        out += struct.pack("<ee12B32B128B", d, dmin, *packed, *high, *nibbles)
+    return out
+
+
 def pack_q6_k(values):
     """As pack_q4_k: 16 blocks of 16, signed scales of 8 bits, quants of 6."""
     out = b""
@@ -225,8 +244,8 @@ def pack_q6_k(values):
 
 
 PACK = {"F32": pack_f32, "F16": pack_f16, "BF16": pack_bf16, "Q8_0": pack_q8_0, "Q4_0": pack_q4_0,
-        "Q4_1": pack_q4_1, "Q4_K": pack_q4_k, "Q6_K": pack_q6_k}
-GGML_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12, "Q6_K": 14, "BF16": 30}
+        "Q4_1": pack_q4_1, "Q4_K": pack_q4_k, "Q5_K": pack_q5_k, "Q6_K": pack_q6_k}
+GGML_TYPE = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 8, "Q4_K": 12, "Q5_K": 13, "Q6_K": 14, "BF16": 30}
 
 # ---- files --------------------------------------------------------------------------------------------------
 
