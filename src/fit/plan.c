@@ -257,6 +257,31 @@ static void say_smallest_change(struct cabe_plan *plan, const struct cabe_fit_ta
     }
 }
 
+/*
+ * The last rung often frees more than was missing. What was given up before it is taken back, the last first, as far
+ * as there is room: the plan is then no worse than the budget makes it.
+ */
+static enum cabe_status take_back(struct cabe_plan *plan, const struct cabe_fit_task *task,
+                                  const struct cabe_machine *machine, int n_threads, struct cabe_error *err)
+{
+    for (int i = plan->n_rungs - 2; i > 0; i--) {
+        struct cabe_plan_rung turned = plan->rung[i];
+        int64_t now = plan->knobs.value[turned.knob];
+        enum cabe_status status;
+
+        if (turned.verdict != CABE_RUNG_TOO_BIG || now != turned.to)
+            continue;
+        plan->knobs.value[turned.knob] = turned.from;
+        status = measure(plan, task, machine, n_threads, err);
+        if (status != CABE_OK)
+            return status;
+        note_rung(plan, turned.knob, now, turned.from, "taken back, as far as there is room");
+        if (!plan->fits)
+            plan->knobs.value[turned.knob] = now;
+    }
+    return plan->fits ? CABE_OK : measure(plan, task, machine, n_threads, err);
+}
+
 enum cabe_status cabe_plan_make(struct cabe_plan *plan, const struct cabe_fit_task *task,
                                 const uint64_t *budget_bytes, int n_devices, const struct cabe_machine *machine,
                                 int n_threads, struct cabe_error *err)
@@ -299,8 +324,9 @@ enum cabe_status cabe_plan_make(struct cabe_plan *plan, const struct cabe_fit_ta
                 return status;
         }
     }
-    if (!plan->fits)
-        say_smallest_change(plan, task, machine, n_threads);
+    if (plan->fits)
+        return take_back(plan, task, machine, n_threads, err);
+    say_smallest_change(plan, task, machine, n_threads);
     return CABE_OK;
 }
 

@@ -4,7 +4,8 @@
  * A task is a list of stages; a stage needs components and a working set. Each of them answers measure() with the
  * bytes that its own placing code will reserve, by device and purpose, under given knobs; nothing here knows a
  * formula. The planner walks a ladder: it starts from the preferred knobs and turns one after another, in the order
- * given, until the peak is within every budget, and keeps what it tried.
+ * given, until the peak is within every budget; then it takes back what it gave up, the last first, as far as there is
+ * room. It keeps what it tried.
  *
  * A plan is a pure function of (what measure() answers, budgets, ladder). Thread: one plan, one thread.
  */
@@ -125,7 +126,7 @@ struct cabe_plan {
     struct cabe_knobs knobs;
     struct cabe_plan_phase phase[CABE_FIT_PHASES_MAX];
     int n_phases;
-    struct cabe_plan_rung rung[CABE_FIT_STEPS_MAX + 1];
+    struct cabe_plan_rung rung[2 * CABE_FIT_STEPS_MAX + 1];
     int n_rungs;
 };
 
