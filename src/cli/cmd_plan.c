@@ -77,6 +77,27 @@ static enum cabe_status make(const struct wanted *w, struct cabe_session *sessio
     return status;
 }
 
+static int show(const struct wanted *w, const struct cabe_plan *plan)
+{
+    double prompt, answer;
+    json_t *json;
+
+    cabe_generator_speed(plan, &prompt, &answer);
+    if (w->options.json) {
+        json = cabe_plan_json(plan);
+        if (prompt > 0)
+            json_object_set_new(json, "prompt_tokens_per_s", json_real(prompt));
+        if (answer > 0)
+            json_object_set_new(json, "tokens_per_s", json_real(answer));
+        return cli_print_json(json);
+    }
+    cabe_plan_print(plan, stdout);
+    if (answer > 0)
+        printf("\n  predicted: prompt %.0f tokens/s, answer %.1f tokens/s behind %d tokens\n", prompt, answer,
+               CABE_GENERATOR_TYPICAL);
+    return 0;
+}
+
 static int run(int argc, char **argv)
 {
     static struct cabe_plan plan;
@@ -120,10 +141,8 @@ static int run(int argc, char **argv)
         return code;
     if (make(&w, session, &plan, &err) != CABE_OK)
         code = cli_error(w.options.json, &err);
-    else if (w.options.json)
-        code = cli_print_json(cabe_plan_json(&plan));
     else
-        cabe_plan_print(&plan, stdout);
+        code = show(&w, &plan);
     cabe_session_close(session);
     if (code == 0 && !plan.fits)
         code = cabe_status_exit_code(CABE_ERR_BUDGET);

@@ -169,11 +169,23 @@ enum cabe_status cabe_generator_work(struct cabe_generator *g, const struct cabe
     return CABE_OK;
 }
 
-static enum cabe_status measure_stage(void *self, const struct cabe_knobs *knobs, struct cabe_fit_bytes *working,
-                                      struct cabe_fit_bytes *kept, struct cabe_graph_work *work, struct cabe_error *err)
+/* All that generating holds is the component's; a stage only says how long a stated piece of it takes. */
+static enum cabe_status measure_prompt(void *self, const struct cabe_knobs *knobs, struct cabe_fit_bytes *working,
+                                       struct cabe_fit_bytes *kept, struct cabe_graph_work *work, struct cabe_error *err)
 {
-    (void)self, (void)knobs, (void)working, (void)kept, (void)work, (void)err;
-    return CABE_OK; /* all that generating holds is the component's */
+    int64_t n = knobs->value[CABE_KNOB_BATCH];
+
+    (void)working, (void)kept;
+    return cabe_generator_work(self, knobs, n, 1, n, work, err);
+}
+
+static enum cabe_status measure_answer(void *self, const struct cabe_knobs *knobs, struct cabe_fit_bytes *working,
+                                       struct cabe_fit_bytes *kept, struct cabe_graph_work *work, struct cabe_error *err)
+{
+    int64_t n_seqs = knobs->value[CABE_KNOB_SEQUENCES];
+
+    (void)working, (void)kept;
+    return cabe_generator_work(self, knobs, n_seqs, n_seqs, CABE_GENERATOR_TYPICAL, work, err);
 }
 
 void cabe_generator_task(struct cabe_generator *g, struct cabe_fit_task *task)
@@ -182,7 +194,22 @@ void cabe_generator_task(struct cabe_generator *g, struct cabe_fit_task *task)
 
     cabe_session_task(g->net.session, task, "generate");
     index = cabe_generator_plan(g, task);
-    task->stage[task->n_stages++] = (struct cabe_fit_stage){"generate", UINT32_C(1) << index, g, measure_stage};
+    task->stage[task->n_stages++] = (struct cabe_fit_stage){"prompt", UINT32_C(1) << index, g, measure_prompt};
+    task->stage[task->n_stages++] = (struct cabe_fit_stage){"answer", UINT32_C(1) << index, g, measure_answer};
+}
+
+void cabe_generator_speed(const struct cabe_plan *plan, double *prompt_tokens_s, double *answer_tokens_s)
+{
+    const struct cabe_plan_phase *prompt = cabe_plan_phase_find(plan, "prompt");
+    const struct cabe_plan_phase *answer = cabe_plan_phase_find(plan, "answer");
+    int known = plan->knobs.value[CABE_KNOB_STREAM] == 0; /* how fast a disk reads is not */
+
+    *prompt_tokens_s = known && prompt && prompt->seconds > 0
+                           ? (double)plan->knobs.value[CABE_KNOB_BATCH] / prompt->seconds
+                           : 0;
+    *answer_tokens_s = known && answer && answer->seconds > 0
+                           ? (double)plan->knobs.value[CABE_KNOB_SEQUENCES] / answer->seconds
+                           : 0;
 }
 
 /* ---- loading ---- */

@@ -41,8 +41,14 @@ int cabe_generator_plan(struct cabe_generator *generator, struct cabe_fit_task *
 CABE_CHECKED enum cabe_status cabe_generator_work(struct cabe_generator *generator, const struct cabe_knobs *knobs,
                                                   int64_t n_tokens, int64_t n_seqs, int64_t context,
                                                   struct cabe_graph_work *work, struct cabe_error *err);
-/* A task of its own: one stage, "generate". */
+/* A task of its own: stages "prompt", one run of the planned tokens, and "answer", one step of the planned sequences. */
 void cabe_generator_task(struct cabe_generator *generator, struct cabe_fit_task *task);
+/*
+ * Predicted tokens a second under a plan of that task, from the machine's measured limits: of prompts, and of answers, all
+ * sequences together, behind CABE_GENERATOR_TYPICAL tokens each. 0: not known, as for weights that are streamed.
+ */
+#define CABE_GENERATOR_TYPICAL 512
+void cabe_generator_speed(const struct cabe_plan *plan, double *prompt_tokens_s, double *answer_tokens_s);
 
 /* Loads under the knobs of a plan that fits, making the fitted copy first where there is none. */
 CABE_CHECKED enum cabe_status cabe_generator_load(struct cabe_generator *generator, const struct cabe_knobs *knobs,
