@@ -39,7 +39,8 @@ static uint64_t graph_bytes(const struct cabe_model *model, const struct cabe_mo
 
 static void json_says_the_same(void **state)
 {
-    static const char *const names[] = {"bert-mean", "bert-cls-f32.gguf", "bert-mean-q4_0.gguf", "e5", "static-vocab"};
+    static const char *const names[] = {"bert-mean", "bert-cls-f32.gguf", "bert-mean-q4_0.gguf", "e5", "static-vocab",
+                                         "llama3-f32.gguf", "qwen2", "qwen3", "mistral", "mixed.gguf", "llama2.bin"};
 
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -106,7 +107,8 @@ static enum cabe_status count(void *self, const void *data, uint64_t bytes, stru
 /* Every weight gives exactly the bytes that plans count, using no more than the work it asks for. */
 static void conversion_gives_the_bytes_it_promised(void **state)
 {
-    static const char *const names[] = {"bert-shards", "bert-cls", "bert-mean-q8_0.gguf", "static-int8", "static-vocab"};
+    static const char *const names[] = {"bert-shards", "bert-cls", "bert-mean-q8_0.gguf", "static-int8", "static-vocab",
+                                         "llama3-f32.gguf", "qwen2", "mixed-fives.gguf", "mixed-tied.gguf"};
 
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -167,6 +169,101 @@ static void damaged_descriptions_are_refused(void **state)
     cabe_source_close(source);
 }
 
+static void damaged_decoders_are_refused(void **state)
+{
+    static const struct {
+        const char *key;
+        double value;
+    } wrong[] = {{"n_kv_heads", 0},   {"n_kv_heads", 3},  {"head_dim", 12},   {"head_dim", 1 << 20}, {"n_ctx", 0},
+                 {"window", -1},      {"n_rot", 3},       {"n_rot", 1000},    {"theta", 0},          {"rope", 2},
+                 {"scaling", 3},      {"factor", -1},     {"low_factor", 9},  {"tied", 2},           {"first_ctx", 0},
+                 {"angle_scale", -1}, {"qk_norm", 7},     {"attention_scale", 0}};
+    struct cabe_source *source;
+    struct cabe_model *model = describe("llama3", &source), *again;
+    json_t *json = cabe_model_json(model);
+
+    (void)state;
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        json_t *bad = json_deep_copy(json), *own = json_object_get(bad, "decoder");
+        double value = wrong[i].value;
+
+        json_object_set_new(own, wrong[i].key,
+                            json_is_integer(json_object_get(own, wrong[i].key)) ? json_integer((json_int_t)value)
+                                                                                : json_real(value));
+        if (cabe_model_from_json(&again, bad, "bad", &err) != CABE_ERR_FORMAT &&
+            cabe_model_from_json(&again, bad, "bad", &err) != CABE_ERR_UNSUPPORTED)
+            fail_msg("%s %g is taken", wrong[i].key, value);
+        assert_null(again);
+        json_object_del(own, wrong[i].key);
+        assert_int_equal(cabe_model_from_json(&again, bad, "bad", &err), CABE_ERR_FORMAT);
+        json_decref(bad);
+    }
+    json_object_del(json, "decoder");
+    assert_int_equal(cabe_model_from_json(&again, json, "bad", &err), CABE_ERR_FORMAT);
+    json_decref(json);
+    cabe_model_close(model);
+    cabe_source_close(source);
+}
+
+/* With fewer weights, or with others' shapes, there is no graph, and nothing falls over. */
+static void decoders_miss_their_weights(void **state)
+{
+    struct cabe_source *source;
+    struct cabe_model *model = describe("qwen3", &source), *again;
+    struct cabe_graph *graph;
+
+    (void)state;
+    for (int32_t i = 0; i < cabe_model_n_weights(model); i++) {
+        const char *name = cabe_model_weight(model, i)->name;
+        json_t *json = cabe_model_json(model), *list = json_object_get(json, "weights");
+
+        json_array_set_new(json_array_get(list, (size_t)i), 3, json_integer(17));
+        assert_int_equal(cabe_model_from_json(&again, json, "bad", &err), CABE_OK);
+        if (cabe_model_graph(&graph, again, &f32, 0, &err) == CABE_OK)
+            fail_msg("%s may have any shape", name);
+        cabe_model_close(again);
+        json_array_remove(list, (size_t)i);
+        assert_int_equal(cabe_model_from_json(&again, json, "bad", &err), CABE_OK);
+        if (cabe_model_graph(&graph, again, &f32, 0, &err) == CABE_OK && !strstr(name, "_norm") && !strstr(name, "_bias"))
+            fail_msg("%s may be missing", name);
+        cabe_graph_close(graph);
+        cabe_model_close(again);
+        json_decref(json);
+    }
+    cabe_model_close(model);
+    cabe_source_close(source);
+}
+
+/* Places of weights are the same whatever the graph has besides. */
+static void flags_move_no_weights(void **state)
+{
+    static const char *const names[] = {"llama3", "qwen3", "mixed.gguf"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        struct cabe_source *source;
+        struct cabe_model *model = describe(names[i], &source);
+        struct cabe_graph *plain, *other;
+
+        assert_int_equal(cabe_model_graph(&plain, model, &f32, 0, &err), CABE_OK);
+        for (int flags = 1; flags <= (CABE_GRAPH_STATES | CABE_GRAPH_INPUTS); flags++) {
+            assert_int_equal(cabe_model_graph(&other, model, &f32, flags, &err), CABE_OK);
+            for (int32_t w = 0; w < cabe_model_n_weights(model); w++) {
+                const char *name = cabe_model_weight(model, w)->name;
+                const struct cabe_value_info *a = cabe_graph_value(plain, cabe_graph_find(plain, name));
+                const struct cabe_value_info *b = cabe_graph_value(other, cabe_graph_find(other, name));
+
+                assert_int_equal(a->segment, b->segment);
+                assert_int_equal(a->offset, b->offset);
+            }
+            cabe_graph_close(other);
+        }
+        cabe_graph_close(plain);
+        cabe_model_close(model);
+        cabe_source_close(source);
+    }
+}
+
 /* A description that lost weights builds no graph, and does not fall over. */
 static void a_graph_misses_its_weights(void **state)
 {
@@ -225,6 +322,9 @@ int main(void)
         cmocka_unit_test(smaller_dtypes_are_smaller),
         cmocka_unit_test(conversion_gives_the_bytes_it_promised),
         cmocka_unit_test(damaged_descriptions_are_refused),
+        cmocka_unit_test(damaged_decoders_are_refused),
+        cmocka_unit_test(decoders_miss_their_weights),
+        cmocka_unit_test(flags_move_no_weights),
         cmocka_unit_test(a_graph_misses_its_weights),
         cmocka_unit_test(every_allocation_may_fail),
     };
