@@ -37,7 +37,7 @@ static inline struct cabe_graph *random_graph(enum cabe_dtype dtype, enum cabe_p
     struct cabe_error err;
     cabe_value pool[RANDOM_GRAPH_NODES_MAX];
     int width[RANDOM_GRAPH_NODES_MAX], is_out, n = 0, n_nodes = 5 + (int)random_below(60);
-    cabe_value offsets, ids, w[4][4], table[4], gamma[4];
+    cabe_value offsets, ids, w[4][4], table[4], gamma[4], angles, wide;
     char name[32];
 
     assert_int_equal(cabe_graph_open(&g, &err), CABE_OK);
@@ -53,8 +53,9 @@ static inline struct cabe_graph *random_graph(enum cabe_dtype dtype, enum cabe_p
             w[i][j] = cabe_graph_weight(g, name, dtype, CABE_PANELS, widths[j], widths[i]);
         }
     }
+    angles = cabe_graph_angles(g, ids, cabe_graph_weight(g, "inv_freq", CABE_F32, CABE_ROWS, 1, 8), 1.0f);
     for (int k = 0; k < n_nodes; k++) {
-        int i = n ? (int)random_below((uint32_t)n) : 0, j, op = n ? (int)random_below(8) : 0,
+        int i = n ? (int)random_below((uint32_t)n) : 0, j, op = n ? (int)random_below(10) : 0,
             to = (int)random_below(4);
         cabe_value other = CABE_NO_VALUE;
 
@@ -89,6 +90,22 @@ static inline struct cabe_graph *random_graph(enum cabe_dtype dtype, enum cabe_p
             break;
         case 6:
             pool[n] = cabe_graph_act(g, pool[i], CABE_ACT_SILU);
+            break;
+        case 7: /* two products side by side, and one times the other */
+            width[n] = to;
+            pool[n] = cabe_graph_unit(g, pool[i], 1e-6f);
+            wide = cabe_graph_wide(g, pool[n], 2 * widths[to]);
+            for (j = 0; j < 2; j++)
+                cabe_graph_matmul_into(g, pool[n], w[width[i]][to], CABE_NO_VALUE, j ? CABE_ACT_RELU : CABE_ACT_NONE,
+                                       precision, wide, j * widths[to]);
+            pool[n] = cabe_graph_glu(g, wide, CABE_ACT_SILU);
+            break;
+        case 8:
+            if (width[i] == 1)
+                pool[n] = cabe_graph_rope(g, pool[i], angles, CABE_NO_VALUE, CABE_NO_VALUE, 0.0f, CABE_ROPE_HALVES, 1,
+                                          1, 16);
+            else
+                pool[n] = cabe_graph_act(g, pool[i], CABE_ACT_TANH);
             break;
         default: /* q, k and v of one head of 16, from a value of 48 */
             if (width[i] != 1) {
