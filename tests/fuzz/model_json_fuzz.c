@@ -16,7 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         for (int i = 0; i < 2; i++) {
             struct cabe_graph *graph;
 
-            if (cabe_model_graph(&graph, model, &choices[i], i, &err) == CABE_OK)
+            if (cabe_model_graph(&graph, model, &choices[i], 3 * i, &err) == CABE_OK)
                 cabe_graph_close(graph);
         }
         cabe_model_close(model);
