@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -234,6 +235,59 @@ static void decoders_miss_their_weights(void **state)
     cabe_source_close(source);
 }
 
+/* A folder is told apart by its words: what is wrong is named, with what was wanted. */
+static void wrong_folders_are_named(void **state)
+{
+    static const struct {
+        const char *from, *to; /* in config.json of llama3 */
+        enum cabe_status status;
+        const char *says[2];
+    } cases[] = {
+        {"\"llama\"", "\"mamba\"", CABE_ERR_UNSUPPORTED, {"'mamba'", "qwen3"}},
+        {"\"vocab_size\": 96", "\"vocab_size\": 95", CABE_ERR_FORMAT, {"'model.embed_tokens.weight': 96 rows", "95"}},
+        {"\"hidden_size\": 64", "\"hidden_size\": 128", CABE_ERR_FORMAT, {"embed_tokens.weight", "128"}},
+        {"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", CABE_ERR_NOT_FOUND, {"model.layers.2.", "missing"}},
+        {"\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3", CABE_ERR_FORMAT, {"4 heads", "3"}},
+        {"\"intermediate_size\": 96", "\"intermediate_size\": 97", CABE_ERR_FORMAT, {"mlp.gate_proj", "97"}},
+        {"\"llama3\"", "\"yarn\"", CABE_ERR_UNSUPPORTED, {"'yarn'", "linear"}},
+        {"\"silu\"", "\"xielu\"", CABE_ERR_UNSUPPORTED, {"'xielu'", "silu"}},
+        {"\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false", CABE_ERR_NOT_FOUND, {"lm_head", "missing"}},
+        {"\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": -1", CABE_ERR_FORMAT, {"epsilon", "0.1"}},
+    };
+    char folder[] = "/tmp/cabe-model-XXXXXX", config[80], weights[80], target[400], text[4096];
+
+    (void)state;
+    assert_non_null(mkdtemp(folder));
+    snprintf(config, sizeof config, "%s/config.json", folder);
+    snprintf(weights, sizeof weights, "%s/model.safetensors", folder);
+    snprintf(target, sizeof target, "%s/llama3/model.safetensors", CABE_GOLDEN_MODELS);
+    assert_int_equal(symlink(target, weights), 0);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct cabe_source *source;
+        struct cabe_model *model;
+        FILE *file;
+        char *at;
+
+        snprintf(target, sizeof target, "%s/llama3/config.json", CABE_GOLDEN_MODELS);
+        assert_non_null(file = fopen(target, "r"));
+        text[fread(text, 1, sizeof text - 1, file)] = '\0';
+        fclose(file);
+        assert_non_null(at = strstr(text, cases[i].from));
+        assert_non_null(file = fopen(config, "w"));
+        fprintf(file, "%.*s%s%s", (int)(at - text), text, cases[i].to, at + strlen(cases[i].from));
+        fclose(file);
+        assert_int_equal(cabe_source_open(&source, folder, &err), CABE_OK);
+        if (cabe_model_describe(&model, source, &err) != cases[i].status || !strstr(err.text, cases[i].says[0]) ||
+            !strstr(err.text, cases[i].says[1]))
+            fail_msg("%s: %s", cases[i].to, err.text);
+        assert_null(model);
+        cabe_source_close(source);
+    }
+    unlink(config);
+    unlink(weights);
+    rmdir(folder);
+}
+
 /* Places of weights are the same whatever the graph has besides. */
 static void flags_move_no_weights(void **state)
 {
@@ -283,14 +337,13 @@ static void a_graph_misses_its_weights(void **state)
     cabe_source_close(source);
 }
 
-static void every_allocation_may_fail(void **state)
+static void fail_each(const char *name)
 {
     struct cabe_source *source;
-    struct cabe_model *model = describe("bert-mean", &source), *other;
+    struct cabe_model *model = describe(name, &source), *other;
     uint64_t n = cabe_memory_count();
     struct cabe_graph *graph;
 
-    (void)state;
     assert_int_equal(cabe_model_describe(&other, source, &err), CABE_OK);
     cabe_model_close(other);
     n = cabe_memory_count() - n;
@@ -314,6 +367,14 @@ static void every_allocation_may_fail(void **state)
     cabe_source_close(source);
 }
 
+static void every_allocation_may_fail(void **state)
+{
+    (void)state;
+    fail_each("bert-mean");
+    fail_each("qwen3");
+    fail_each("mixed.gguf");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -324,6 +385,7 @@ int main(void)
         cmocka_unit_test(damaged_descriptions_are_refused),
         cmocka_unit_test(damaged_decoders_are_refused),
         cmocka_unit_test(decoders_miss_their_weights),
+        cmocka_unit_test(wrong_folders_are_named),
         cmocka_unit_test(flags_move_no_weights),
         cmocka_unit_test(a_graph_misses_its_weights),
         cmocka_unit_test(every_allocation_may_fail),
