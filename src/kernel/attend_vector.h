@@ -263,30 +263,31 @@ SIMD float to_weights(const struct attend_tile *t, float *w, int64_t begin, int6
 /* Turns the block's scores into weights relative to each row's largest so far; `shrink` is for its older sums. */
 static void weigh(const struct attend_pass *p, const struct attend_tile *t, struct attend_rows *block)
 {
-    float *largest = p->largest + block->row, *total = p->total + block->row, less[LANES] = {0.0f};
+    float largest[LANES] = {0.0f}, sum[LANES] = {0.0f};
+    vf old = v_load_n(p->largest + block->row, block->n), new, shrink;
 
     for (int r = 0; r < block->n; r++) {
-        float *w = p->scores + r * CABE_ATTEND_TILE, new;
+        float *w = p->scores + r * CABE_ATTEND_TILE;
 
         if (block->end[r] - block->begin[r] == CABE_ATTEND_TILE)
-            new = largest_score(w, 0, CABE_ATTEND_TILE);
+            largest[r] = largest_score(w, 0, CABE_ATTEND_TILE);
         else
-            new = largest_score(w, block->begin[r], block->end[r]);
-        if (new > largest[r]) {
-            less[r] = largest[r] - new;
-            largest[r] = new;
-        }
+            largest[r] = largest_score(w, block->begin[r], block->end[r]);
     }
-    v_store(block->shrink, v_exp2(v_load(less)));
+    new = v_max(v_load(largest), old);
+    shrink = v_exp2(v_sub(old, new));
+    v_store(largest, new);
+    v_store(block->shrink, shrink);
     for (int r = 0; r < block->n; r++) {
-        float *w = p->scores + r * CABE_ATTEND_TILE, sum;
+        float *w = p->scores + r * CABE_ATTEND_TILE;
 
         if (block->end[r] - block->begin[r] == CABE_ATTEND_TILE)
-            sum = to_weights(t, w, 0, CABE_ATTEND_TILE, largest[r]);
+            sum[r] = to_weights(t, w, 0, CABE_ATTEND_TILE, largest[r]);
         else
-            sum = to_weights(t, w, block->begin[r], block->end[r], largest[r]);
-        total[r] = total[r] * block->shrink[r] + sum;
+            sum[r] = to_weights(t, w, block->begin[r], block->end[r], largest[r]);
     }
+    v_store_n(p->largest + block->row, new, block->n);
+    v_store_n(p->total + block->row, v_fma(v_load_n(p->total + block->row, block->n), shrink, v_load(sum)), block->n);
 }
 
 /* Adds weighted values of slots [begin, end) to channels [d, d + n) of rows [r0, r0 + rows); n <= vectors * LANES. */
