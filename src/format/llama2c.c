@@ -2,8 +2,8 @@
  * llama2.c checkpoints (version 0): seven i32, little-endian, then nothing but f32.
  *
  *   width, inner width, layers, heads, key and value heads, vocabulary (negative: the head has weights of its own),
- *   context; then, each for all layers: token embedding, attention norms, q, k, v, o, feed-forward norms, gate, down, up,
- *   last norm, two tables of RoPE [context, head / 2] that nobody needs, the head where it is not the embedding.
+ *   context; then token embedding; for all layers attention norms, all q, all k, all v, all o, all feed-forward norms,
+ *   gate, down, up; last norm, two tables of RoPE [context, head / 2] that nobody needs, the head where it is not the embedding.
  *
  * There is no magic number: the file is one when its size is exactly what its header says. The source looks as if a
  * GGUF of architecture "llama" had been opened, for that is what it is. The tokenizer is a file beside it,

@@ -142,8 +142,8 @@ static enum cabe_status convert_matrix(const struct cabe_source *source, const s
             rows = work->row;
         }
         if (status == CABE_OK)
-            status = cabe_matmul_pack(is_widened(weight) ? CABE_F32 : weight->from, rows, n, to, weight->cols, panel, end, work->scratch,
-                                      work->result, err);
+            status = cabe_matmul_pack(is_widened(weight) ? CABE_F32 : weight->from, rows, n, to, weight->cols, panel,
+                                      end, work->scratch, work->result, err);
         if (status == CABE_OK)
             status = sink->write(sink->self, work->result, (uint64_t)(end - panel) * panel_bytes, err);
         if (status != CABE_OK)

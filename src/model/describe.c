@@ -83,8 +83,8 @@ void cabe_describe_part(const struct cabe_source *source, struct cabe_model_weig
     default:
     unsupported:
         *status = cabe_fail(err, CABE_ERR_UNSUPPORTED,
-                            "tensor '%s': type %s; supported: f32, f16, bf16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k", tensor_name,
-                            tensor->type);
+                            "tensor '%s': type %s; supported: f32, f16, bf16, q8_0, q4_0, q4_1, q4_k, q5_k, q6_k",
+                            tensor_name, tensor->type);
         return;
     }
     if (weight->n_parts > 0 && weight->from != dtype) {

@@ -160,6 +160,9 @@ enum cabe_dtype cabe_model_dtype(const struct cabe_model_weight *weight, const s
     /* A table is read a row at a time: below 8 bits it would lose more than it saves. */
     if (weight->role == CABE_ROLE_TABLE && wish == CABE_Q4_0)
         wish = CABE_I8;
+    /* So would embeddings that are the head too, and the head: four bits of it are what logits suffer most from. */
+    if (wish == CABE_Q4_0 && (strcmp(weight->name, "token_embedding") == 0 || strcmp(weight->name, "head") == 0))
+        wish = CABE_Q8_0;
     if (cabe_packed_ok(wish, packing, weight->rows, weight->cols))
         return wish;
     for (size_t i = 0; i < 2; i++)

@@ -114,7 +114,7 @@ int32_t cabe_model_n_weights(const struct cabe_model *model);
 const struct cabe_model_weight *cabe_model_weight(const struct cabe_model *model, int32_t index);
 const struct cabe_model_weight *cabe_model_find(const struct cabe_model *model, const char *name); /* or NULL */
 uint64_t cabe_model_n_params(const struct cabe_model *model);
-/* The dtype that most of the matrices' elements have (of the table, where there is none): what the file is said to be. */
+/* The dtype that most elements of matrices have (of the table, where there is none): what the file is said to be. */
 enum cabe_dtype cabe_model_main_dtype(const struct cabe_model *model);
 /* Whether that dtype is one that a choice cannot change. */
 int cabe_model_is_quantised(const struct cabe_model *model);
