@@ -21,7 +21,7 @@
 #include "kernel/levels.h"
 #include "kernel/simd.h"
 
-#define PER_PAGE (CABE_PAGE_TOKENS / LANES)                /* vectors of a channel of keys */
+#define PER_PAGE (CABE_PAGE_TOKENS / LANES) /* vectors of a channel of keys */
 #define TILE_PAGES (CABE_ATTEND_TILE / CABE_PAGE_TOKENS)
 #if LANES == 8
 #define BLOCK 6 /* rows times two vectors, two of keys or values and one of a row: 15 of 16 registers */
@@ -118,7 +118,8 @@ static void tile_open(const struct attend_pass *p, struct attend_tile *t, int64_
     t->end = last < slot + CABE_ATTEND_TILE ? (int)((last - slot) / CABE_PAGE_TOKENS) + 1 : TILE_PAGES;
     for (int i = t->begin; i < t->end; i++) {
         const struct cabe_page *page = &p->paged->pages[slot / CABE_PAGE_TOKENS + i];
-        const struct cabe_page *next = slot + CABE_ATTEND_TILE + i * CABE_PAGE_TOKENS <= last ? page + TILE_PAGES : page;
+        int goes_on = slot + CABE_ATTEND_TILE + i * CABE_PAGE_TOKENS <= last;
+        const struct cabe_page *next = goes_on ? page + TILE_PAGES : page;
         struct kv_block k = kv_block(p->paged, page, 0), v = kv_block(p->paged, page, 1);
 
         t->k_scale[i] = k.format == CABE_KV_Q8 ? kv_scales(&k, dim) : NULL;
@@ -182,7 +183,7 @@ SIMD void score_format(enum cabe_kv_format format, const struct attend_rows *blo
     switch (block->n) {
 #define X(rows)                                                                                                        \
     case rows:                                                                                                         \
-        score_page(rows, format, block, page, ahead, dim, factor, out);                                                       \
+        score_page(rows, format, block, page, ahead, dim, factor, out);                                                \
         break;
         EACH_BLOCK(X)
 #undef X
