@@ -84,7 +84,7 @@ class Decoder:
                 (kind + ".attention.value_length", "u32", self.head_dim),
                 (kind + ".rope.dimension_count", "u32", self.head_dim),
                 (kind + ".rope.freq_base", "f32", self.theta),
-                (kind + ".attention.layer_norm_rms_epsilon", "f32", EPS)]
+                (kind + ".attention.layer_norm_rms_epsilon", "f32", EPS), *tokenizer()]
 
     def side_by_side(self, name, tensor):
         """Rows of q and k as llama.cpp's converter and llama2.c order them: channel i beside i + half."""
@@ -141,6 +141,17 @@ class Decoder:
             elif name + ".weight" in tensors:
                 out += mm.pack_f32(tensors[name + ".weight"][1])
         return out
+
+
+def tokenizer():
+    """SentencePiece BPE of single characters: the tokens of printable ASCII, a space among them."""
+    pieces = ["<unk>", "<s>", "</s>", "\u2581"] + [chr(code) for code in range(33, 33 + VOCABULARY - 4)]
+    return [("tokenizer.ggml.model", "str", "llama"), ("tokenizer.ggml.pre", "str", "default"),
+            ("tokenizer.ggml.tokens", "strs", pieces),
+            ("tokenizer.ggml.scores", "f32s", [-float(i) for i in range(VOCABULARY)]),
+            ("tokenizer.ggml.token_type", "i32s", [2, 3, 3] + [1] * (VOCABULARY - 3)),
+            ("tokenizer.ggml.bos_token_id", "u32", 1), ("tokenizer.ggml.eos_token_id", "u32", 2),
+            ("tokenizer.ggml.unknown_token_id", "u32", 0), ("tokenizer.ggml.add_bos_token", "bool", 1)]
 
 
 SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
