@@ -146,7 +146,7 @@ static uint64_t run(const char *model, const char *cache, const struct way *way,
     struct cabe_generator_wishes wishes = {dtype, precision, -1, 128, way->batch_tokens, way->n_seqs};
     static struct cabe_plan plan;
     struct cabe_ledger_view view;
-    struct cabe_generator *g;
+    struct cabe_generator *g = NULL;
     struct cabe_session *session;
     struct cabe_fit_task task;
     struct cabe_kv_stats stats;
