@@ -41,7 +41,7 @@ static struct opened open_model(const char *path)
     struct opened o = {0};
     struct cabe_source *source;
     struct cabe_error err = {0};
-    size_t bytes;
+    size_t bytes = 0;
 
     if (cabe_source_open(&source, path, &err) != CABE_OK ||
         cabe_tokenizer_compile(source, &o.block, &bytes, &err) != CABE_OK ||
