@@ -34,9 +34,18 @@ static enum cabe_dtype dtype_by_memory(const struct cabe_session *s)
 
 enum cabe_dtype cabe_net_preferred_dtype(const struct cabe_net *net)
 {
+    enum cabe_dtype by_memory = dtype_by_memory(net->session), of_file;
+
+    if (net->dtype >= 0 && !(net->model && cabe_model_is_quantised(net->model)))
+        return (enum cabe_dtype)net->dtype;
+    of_file = net->model ? cabe_model_main_dtype(net->model) : by_memory;
     if (net->model && cabe_model_is_quantised(net->model))
-        return cabe_model_main_dtype(net->model);
-    return net->dtype >= 0 ? (enum cabe_dtype)net->dtype : dtype_by_memory(net->session);
+        return of_file;
+    /* A decoder reads all its weights for every token: what the file has in 16 bits is not made twice as large. */
+    if (by_memory == CABE_F32 && (of_file == CABE_F16 || of_file == CABE_BF16) &&
+        cabe_model_config(net->model)->kind == CABE_MODEL_DECODER)
+        return of_file;
+    return by_memory;
 }
 
 struct cabe_model_choice cabe_net_choice(const struct cabe_net *net, const struct cabe_knobs *knobs)
