@@ -159,10 +159,10 @@ static void print_answer(const struct chat *c, const struct cabe_generated *g)
     cli_print_json(json);
 }
 
-/* Answers the prompt in c->ids. */
-static enum cabe_status answer(struct chat *c, const char *extra_stop, struct cabe_error *err)
+static enum cabe_status answer(struct chat *c, const int32_t *ids, size_t n_ids, const char *extra_stop,
+                               struct cabe_error *err)
 {
-    struct cabe_generation generation = {.ids = c->ids.ids, .n_ids = c->ids.n, .text = on_text, .self = c};
+    struct cabe_generation generation = {.ids = ids, .n_ids = n_ids, .text = on_text, .self = c};
     struct cabe_generated result;
     enum cabe_status status;
 
@@ -187,20 +187,17 @@ static enum cabe_status complete(struct chat *c, const char *prompt, size_t n, s
 {
     struct cabe_encode_options options = {.add_special = 1, .parse_special = 1};
     struct cabe_encoding encoding = {0};
-    enum cabe_status status = cabe_tokenizer_encode(cabe_generator_tokenizer(c->generator), prompt, n, &options, &encoding, err);
+    enum cabe_status status =
+        cabe_tokenizer_encode(cabe_generator_tokenizer(c->generator), prompt, n, &options, &encoding, err);
 
     if (status == CABE_OK && encoding.n == 0)
         status = cabe_fail(err, CABE_ERR_ARGUMENT, "the prompt is empty");
     if (status == CABE_OK) {
-        cabe_chat_ids_clear(&c->ids);
-        c->ids.ids = encoding.ids;
-        c->ids.n = encoding.n;
         if (!c->no_echo && !c->options.json) {
             fwrite(prompt, 1, n, stdout);
             fflush(stdout);
         }
-        status = answer(c, NULL, err);
-        c->ids = (struct cabe_chat_ids){0};
+        status = answer(c, encoding.ids, encoding.n, NULL, err);
     }
     cabe_encoding_clear(&encoding);
     return status;
@@ -217,7 +214,7 @@ static enum cabe_status turn(struct chat *c, const char *prompt, size_t n, struc
         return status;
     status = chat_ids(c, err);
     if (status == CABE_OK)
-        status = answer(c, cabe_chat_stop(cabe_chat_of(c->tokens)), err);
+        status = answer(c, c->ids.ids, c->ids.n, cabe_chat_stop(cabe_chat_of(c->tokens)), err);
     if (status != CABE_OK && status != CABE_ERR_CANCELLED) {
         drop_message(c);
         return status;

@@ -378,10 +378,6 @@ static enum cabe_status run(struct cabe_engine *e, const struct cabe_cancel *can
     struct cabe_event *event;
     enum cabe_status status;
 
-    if (outputs == 0) { /* a graph has no size 0: one row is computed and left */
-        e->step_rows[0] = 0;
-        e->symbols[CABE_SYM_OUTPUTS] = 1;
-    }
     status = upload(e, err);
     if (status == CABE_OK)
         status = cabe_program_submit(e->config.program, e->symbols, cancel, &event, err);

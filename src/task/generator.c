@@ -19,7 +19,6 @@ struct cabe_generator {
     /* loaded */
     struct cabe_kv *kv;
     struct cabe_engine *engine;
-    int64_t context;
 };
 
 enum cabe_status cabe_generator_find(struct cabe_generator **out, struct cabe_session *session, const char *path,
@@ -153,6 +152,9 @@ enum cabe_status cabe_generator_work(struct cabe_generator *g, const struct cabe
                                      struct cabe_error *err)
 {
     struct cabe_model_choice choice = cabe_net_choice(&g->net, knobs);
+    enum cabe_kv_format kv = (enum cabe_kv_format)knobs->value[CABE_KNOB_KV];
+    int32_t head_dim = cabe_model_kv_shape(g->net.model).head_dim;
+    double value_bytes = (double)cabe_kv_block_bytes(kv, head_dim) / (CABE_PAGE_TOKENS * head_dim);
     int64_t symbols[CABE_N_SYMBOLS];
     struct cabe_graph *graph;
     enum cabe_status status = cabe_model_graph(&graph, g->net.model, &choice, 0, err);
@@ -165,6 +167,7 @@ enum cabe_status cabe_generator_work(struct cabe_generator *g, const struct cabe
     symbols[CABE_SYM_PAGES] = n_seqs * ((context + CABE_PAGE_TOKENS - 1) / CABE_PAGE_TOKENS);
     symbols[CABE_SYM_OUTPUTS] = n_seqs;
     cabe_graph_work(graph, symbols, work);
+    work->weight_bytes += work->kv_values * value_bytes;
     cabe_graph_close(graph);
     return CABE_OK;
 }
@@ -231,7 +234,6 @@ static enum cabe_status load(struct cabe_generator *g, const struct cabe_knobs *
     if (status != CABE_OK)
         return status;
     engine = engine_config(g, knobs); /* now with the program and the store */
-    g->context = knobs->value[CABE_KNOB_CONTEXT];
     return cabe_engine_open(&g->engine, &engine, err);
 }
 
@@ -276,16 +278,6 @@ struct cabe_kv *cabe_generator_kv(struct cabe_generator *g)
 const struct cabe_tokenizer *cabe_generator_tokenizer(const struct cabe_generator *g)
 {
     return g->net.tokenizer;
-}
-
-struct cabe_program *cabe_generator_program(struct cabe_generator *g)
-{
-    return g->net.program;
-}
-
-int64_t cabe_generator_context(const struct cabe_generator *g)
-{
-    return g->context;
 }
 
 /* ---- one prompt ---- */

@@ -37,7 +37,10 @@ const struct cabe_model *cabe_generator_model(const struct cabe_generator *gener
 
 /* The component and its ladder into a task; returns the component's index. */
 int cabe_generator_plan(struct cabe_generator *generator, struct cabe_fit_task *task);
-/* Work of one run of `n_tokens` in `n_seqs` sequences with so much context each, for predicted time. */
+/*
+ * Work of one run of `n_tokens` in `n_seqs` sequences with so much context each, for predicted time; the bytes of
+ * keys and values that are read count with those of weights.
+ */
 CABE_CHECKED enum cabe_status cabe_generator_work(struct cabe_generator *generator, const struct cabe_knobs *knobs,
                                                   int64_t n_tokens, int64_t n_seqs, int64_t context,
                                                   struct cabe_graph_work *work, struct cabe_error *err);
@@ -61,8 +64,6 @@ CABE_CHECKED enum cabe_status cabe_generator_check(struct cabe_generator *genera
 struct cabe_engine *cabe_generator_engine(struct cabe_generator *generator);
 struct cabe_kv *cabe_generator_kv(struct cabe_generator *generator);
 const struct cabe_tokenizer *cabe_generator_tokenizer(const struct cabe_generator *generator);
-struct cabe_program *cabe_generator_program(struct cabe_generator *generator);
-int64_t cabe_generator_context(const struct cabe_generator *generator);
 
 /* One prompt to its answer, as text. */
 struct cabe_generation {
