@@ -128,6 +128,11 @@ static enum cabe_status on_text(void *self, const char *bytes, size_t n, const s
     return CABE_OK;
 }
 
+static const char *finish_name(const struct cabe_generated *g)
+{
+    return g->finish == CABE_FINISH_NOT ? "stopped" : cabe_finish_name(g->finish);
+}
+
 static void closing_line(const struct chat *c, const struct cabe_generated *g)
 {
     int64_t computed = g->n_prompt - g->n_cached;
@@ -138,7 +143,7 @@ static void closing_line(const struct chat *c, const struct cabe_generated *g)
             (long long)g->n_prompt, (long long)g->n_new, (long long)g->n_cached,
             g->prompt_seconds > 0 ? (double)computed / g->prompt_seconds : 0.0,
             g->n_new > 1 && g->new_seconds > 0 ? (double)(g->n_new - 1) / g->new_seconds : 0.0,
-            cabe_finish_name(g->finish), cli_format_bytes(cli_peak_bytes(), peak),
+            finish_name(g), cli_format_bytes(cli_peak_bytes(), peak),
             cli_format_bytes(cli_predicted_bytes(c->plan), predicted));
 }
 
@@ -146,7 +151,7 @@ static void print_answer(const struct chat *c, const struct cabe_generated *g)
 {
     int64_t computed = g->n_prompt - g->n_cached;
     json_t *json = json_pack(
-        "{s:s,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I}", "finish", cabe_finish_name(g->finish), "prompt_tokens",
+        "{s:s,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I}", "finish", finish_name(g), "prompt_tokens",
         (json_int_t)g->n_prompt, "cached_tokens", (json_int_t)g->n_cached, "new_tokens", (json_int_t)g->n_new,
         "prompt_tokens_per_s", g->prompt_seconds > 0 ? (double)computed / g->prompt_seconds : 0.0, "tokens_per_s",
         g->n_new > 1 && g->new_seconds > 0 ? (double)(g->n_new - 1) / g->new_seconds : 0.0, "first_seconds",
