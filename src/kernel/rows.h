@@ -65,7 +65,7 @@ struct cabe_row_kernels {
      * sum(w x) / rows, the mean of scaled rows; FIRST and LAST ignore it. An empty sequence gives
      * zeros.
      */
-    void (*pool)(enum cabe_pool pool, const float *x, const int32_t *offsets,
+    void (*pool)(enum cabe_pooling pool, const float *x, const int32_t *offsets,
                  const float *row_weight, int64_t c, float *out, int64_t begin, int64_t end);
     /* Rows [begin, end) divided by max(their L2 norm, eps); out may be x. 1e-6 relative. */
     void (*unit)(float eps, const float *x, float *out, int64_t c, int64_t begin, int64_t end);

@@ -361,7 +361,7 @@ static void pool_mean(const float *x, const float *weight, int64_t n, int64_t c,
         out[i] /= (float)n;
 }
 
-static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets,
+static void pool(enum cabe_pooling kind, const float *x, const int32_t *offsets,
                  const float *row_weight, int64_t c, float *out, int64_t begin, int64_t end)
 {
     for (int64_t s = begin; s < end; s++) {

@@ -551,7 +551,7 @@ static void pool_mean(const float *x, const float *weight, int64_t rows, int64_t
         pool_columns(x + i, weight, rows, c, total, out + i, c - i);
 }
 
-static void pool(enum cabe_pool kind, const float *x, const int32_t *offsets,
+static void pool(enum cabe_pooling kind, const float *x, const int32_t *offsets,
                  const float *row_weight, int64_t c, float *out, int64_t begin, int64_t end)
 {
     for (int64_t s = begin; s < end; s++) {

@@ -178,8 +178,8 @@ static int rows_agree(const struct cabe_row_kernels *row, const struct cabe_row_
             return 0;
     }
     for (int pool = CABE_POOL_MEAN; pool <= CABE_POOL_LAST; pool++) {
-        row->pool((enum cabe_pool)pool, room->x, offsets, NULL, c, room->a, 0, 3);
-        scalar->pool((enum cabe_pool)pool, room->x, offsets, NULL, c, room->b, 0, 3);
+        row->pool((enum cabe_pooling)pool, room->x, offsets, NULL, c, room->a, 0, 3);
+        scalar->pool((enum cabe_pooling)pool, room->x, offsets, NULL, c, room->b, 0, 3);
         if (!close_to(room->a, room->b, 3 * c, 1e-5f))
             return 0;
     }

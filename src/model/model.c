@@ -280,7 +280,7 @@ static enum cabe_status read_config(struct cabe_model_config *config, const json
         return cabe_fail(err, CABE_ERR_FORMAT, "model description: a field is missing or out of range");
     config->kind = networks[i]->kind;
     config->act = (enum cabe_act)act;
-    config->pool = (enum cabe_pool)pool;
+    config->pool = (enum cabe_pooling)pool;
     config->eps = (float)eps;
     cabe_describe_copy(config->name, sizeof config->name, name, strlen(name));
     cabe_describe_copy(config->prefix_query, sizeof config->prefix_query, query, strlen(query));

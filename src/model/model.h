@@ -58,7 +58,7 @@ struct cabe_model_config {
     int64_t max_tokens;                  /* of one text, special tokens included; longer ones are cut */
     enum cabe_act act;
     float eps;
-    enum cabe_pool pool;
+    enum cabe_pooling pool;
     int normalise;
     int add_special;                     /* whether texts get their special tokens */
     int drop_unknown;                    /* static: unknown tokens are left out; the id is `unknown_id` */

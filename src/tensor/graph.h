@@ -79,7 +79,7 @@ enum cabe_act {
     CABE_ACT_TANH
 };
 enum cabe_norm { CABE_NORM_LAYER, CABE_NORM_RMS };
-enum cabe_pool { CABE_POOL_MEAN, CABE_POOL_FIRST, CABE_POOL_LAST };
+enum cabe_pooling { CABE_POOL_MEAN, CABE_POOL_FIRST, CABE_POOL_LAST };
 enum cabe_mask { CABE_MASK_NONE, CABE_MASK_CAUSAL };
 /* Which channels of a head turn together: 2i and 2i + 1, or i and i + n_rot / 2. */
 enum cabe_rope { CABE_ROPE_ADJACENT, CABE_ROPE_HALVES };
@@ -97,7 +97,7 @@ struct cabe_node {
     enum cabe_precision precision; /* MATMUL */
     enum cabe_norm norm;           /* NORM */
     float eps;                     /* NORM, UNIT, ROPE */
-    enum cabe_pool pool;           /* POOL */
+    enum cabe_pooling pool;           /* POOL */
     enum cabe_mask mask;           /* ATTENTION */
     enum cabe_rope rope;           /* ROPE */
     int32_t n_heads, n_kv_heads, head_dim;
@@ -159,7 +159,7 @@ cabe_value cabe_graph_add(struct cabe_graph *graph, cabe_value a, cabe_value b);
 cabe_value cabe_graph_mul(struct cabe_graph *graph, cabe_value a, cabe_value b);
 cabe_value cabe_graph_act(struct cabe_graph *graph, cabe_value x, enum cabe_act act);
 cabe_value cabe_graph_pool(struct cabe_graph *graph, cabe_value x, cabe_value offsets, cabe_value row_weight,
-                           enum cabe_pool pool);
+                           enum cabe_pooling pool);
 cabe_value cabe_graph_unit(struct cabe_graph *graph, cabe_value x, float eps);
 cabe_value cabe_graph_angles(struct cabe_graph *graph, cabe_value positions, cabe_value inv_freq, float scale);
 cabe_value cabe_graph_rope(struct cabe_graph *graph, cabe_value qkv, cabe_value angles, cabe_value q_gamma,

@@ -362,7 +362,7 @@ cabe_value cabe_graph_act(struct cabe_graph *graph, cabe_value x, enum cabe_act 
 }
 
 cabe_value cabe_graph_pool(struct cabe_graph *graph, cabe_value x, cabe_value offsets, cabe_value row_weight,
-                           enum cabe_pool pool)
+                           enum cabe_pooling pool)
 {
     struct cabe_node node = new_node(CABE_OP_POOL, x, offsets, row_weight, CABE_NO_VALUE);
     struct cabe_dim sequences = {1, CABE_SYM_SEQUENCES, 0}, n_offsets = {1, CABE_SYM_SEQUENCES, 1};

@@ -354,7 +354,7 @@ static void attends(void **state)
     }
 }
 
-static enum cabe_pool the_pool;
+static enum cabe_pooling the_pool;
 static int weighted;
 
 static void pool_reference(const struct store *store, const struct cabe_graph *g, const struct given *inputs,

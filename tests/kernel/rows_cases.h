@@ -601,9 +601,9 @@ static void pools(void **state)
 
             memset(w + 4, 0, 5 * sizeof *w); /* sequence 3 weighs nothing */
             memcpy(gf, want, (size_t)(S * c) * 4);
-            under_test->pool((enum cabe_pool)(kind % 3), x, offsets, kind > 2 ? w : NULL, c, gf, 0,
+            under_test->pool((enum cabe_pooling)(kind % 3), x, offsets, kind > 2 ? w : NULL, c, gf, 0,
                              S);
-            cabe_rows_scalar.pool((enum cabe_pool)(kind % 3), x, offsets, kind > 2 ? w : NULL, c,
+            cabe_rows_scalar.pool((enum cabe_pooling)(kind % 3), x, offsets, kind > 2 ? w : NULL, c,
                                   want, 0, S);
             block_check(&got, "pool");
             same_bits("pool", gf, want, (size_t)(S * c) * 4, c);

@@ -1,0 +1,84 @@
+/*
+ * The server: configuration, HTTP, service, jobs and metrics put together.
+ *
+ * Each API registers its routes in a table; the server finds the route, checks the key, sets CORS headers, calls the
+ * handler on the loop's thread, and counts and logs what came of it. A handler that would take more than a fraction of a
+ * millisecond hands its work to cabe_server_later().
+ */
+#ifndef CABE_SERVE_SERVER_H
+#define CABE_SERVE_SERVER_H
+
+#include <jansson.h>
+
+#include "serve/config.h"
+#include "serve/http.h"
+#include "serve/service.h"
+
+struct cabe_jobs;
+struct cabe_metrics;
+struct cabe_events;
+
+struct cabe_server {
+    const struct cabe_serve_config *config;
+    struct cabe_session *session;
+    struct cabe_http *http;
+    struct cabe_service *service;
+    struct cabe_monitor *monitor;
+    struct cabe_jobs *jobs;       /* serve/jobs.h */
+    struct cabe_metrics *metrics; /* serve/metrics.h */
+    struct cabe_events *events;   /* serve/events.h */
+    struct cabe_log *log;
+    struct cabe_server_impl *impl; /* server.c */
+};
+
+/* A handler owns the answer: it replies, begins, or keeps the exchange (cabe_http_hold) and does so later. `tail` is what
+ * "*" at the end of the route's path stood for, or "". */
+typedef void cabe_handler(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail);
+
+enum { CABE_ROUTE_OPEN = 1 /* needs no key */, CABE_ROUTE_OLLAMA = 2 /* errors as {"error": "text"} */ };
+
+struct cabe_route {
+    enum cabe_http_method method;
+    const char *path; /* "/v1/models", or "/v1/jobs/" followed by "*" */
+    cabe_handler *handler;
+    unsigned flags;
+    const char *summary; /* for the OpenAPI description and --help */
+};
+
+/* Tables that end with a NULL path, one a file. */
+extern const struct cabe_route cabe_openai_routes[], cabe_responses_routes[], cabe_ollama_routes[], cabe_own_routes[],
+    cabe_job_routes[], cabe_observe_routes[], cabe_event_routes[], cabe_dashboard_routes[];
+
+/* Runs fn(arg) on a worker thread; CABE_ERR_LIMIT: too many wait. (R1.4: worker pool.) */
+CABE_CHECKED enum cabe_status cabe_server_later(struct cabe_server *server, void (*fn)(void *arg), void *arg);
+
+/* ---- help for handlers (reply.c) ---- */
+
+/* Answers with JSON and takes the reference; NULL: 500, out of memory. */
+void cabe_reply_json(struct cabe_http_exchange *exchange, int status, json_t *json);
+/*
+ * Answers with an error object in the route's form: OpenAI's {"error": {message, type, param, code}} or Ollama's
+ * {"error": message}. `param` and `code` may be NULL.
+ */
+void cabe_reply_error(struct cabe_http_exchange *exchange, int status, const char *code, const char *param,
+                      const char *format, ...) CABE_PRINTF(5, 6);
+/* The HTTP status and code of a cabe status: NOT_FOUND 404, ARGUMENT and FORMAT 400, LIMIT 429, BUSY 503, BUDGET 507... With a
+ * refusal that has a time: Retry-After and retry-after-ms. */
+void cabe_reply_status(struct cabe_http_exchange *exchange, const struct cabe_error *err,
+                       const struct cabe_service_refusal *refusal);
+/* The body as a JSON object; NULL: it has been answered (400, with line and column). Depth and size are limited. */
+json_t *cabe_request_json(struct cabe_http_exchange *exchange);
+/* Class of a request: header x-cabe-class, field "priority" (number, lower is sooner: <0 critical... or a name), field
+ * "service_tier" ("priority": high, "flex": low); `fallback` otherwise. */
+enum cabe_class cabe_request_class(const struct cabe_http_exchange *exchange, const json_t *body,
+                                   enum cabe_class fallback);
+
+/* ---- the whole ---- */
+
+CABE_CHECKED enum cabe_status cabe_server_open(struct cabe_server **out, const struct cabe_serve_config *config,
+                                               struct cabe_error *err);
+CABE_CHECKED enum cabe_status cabe_server_run(struct cabe_server *server, struct cabe_error *err);
+void cabe_server_stop(struct cabe_server *server); /* a signal handler may; drains, the second call ends at once */
+void cabe_server_close(struct cabe_server *server);
+
+#endif
