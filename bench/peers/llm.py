@@ -20,6 +20,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 
 DEFAULT_TESTS = "pp512,tg128,tg32@4096,tg32x8"
 TEST = re.compile(r"(pp|tg)(\d+)(?:@(\d+))?(?:x(\d+))?$")
@@ -35,7 +36,7 @@ class Test:
 
 
 def output(command, both=False, seconds=1800):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=seconds)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=seconds, cwd=tempfile.gettempdir())  # a peer leaves its log where it runs
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines()
         raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
@@ -46,7 +47,7 @@ class Peer:
     """llama-bench of a folder; `options` is one setting of it."""
 
     def __init__(self, name, folder, help_text, options):
-        self.name, self.folder, self.help, self.options = name, pathlib.Path(folder), help_text, options
+        self.name, self.folder, self.help, self.options = name, pathlib.Path(folder).resolve(), help_text, options
 
     def run(self, model, test, threads):
         common = ["-m", model, "-t", threads, *self.options]
@@ -154,6 +155,8 @@ def main():
     parser.add_argument("--json", action="store_true")
     parser.add_argument("models", nargs="+")
     args = parser.parse_args()
+    args.models = [str(pathlib.Path(model).resolve()) for model in args.models]
+    args.cabe = args.cabe and pathlib.Path(args.cabe).resolve()
     tests = [Test(name) for name in args.tests.split(",")]
     engines = engines_of(args)
     rates = measure(args, engines, tests)
