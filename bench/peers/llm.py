@@ -36,7 +36,8 @@ class Test:
 
 
 def output(command, both=False, seconds=1800):
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=seconds, cwd=tempfile.gettempdir())  # a peer leaves its log where it runs
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=seconds,
+                          cwd=tempfile.gettempdir())  # a peer leaves its log where it runs
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines()
         raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")

@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""Loads on a server that speaks OpenAI's HTTP, the same for cabe and its peers.
+
+usage: load.py COMMAND --url URL [--url URL...] [OPTIONS]
+
+  replay    1, 4, 16 clients (--clients), each asking again as soon as it was answered, with the lengths of a trace
+            (--trace azure_conv.csv, divided by --scale); several --url are measured in turn, --repeats times.
+            Prints goodput, p95 time to the first token and between tokens, and the ratio to the first URL.
+  inject    --clients that stream, then a prompt of --prompt-tokens among them: p95 between tokens before and during.
+  overload  --rate requests a second for --seconds, a tenth of them CRITICAL: p95 to the first token by class, time of
+            refusals, goodput, and the server's resident memory (--pid).
+  embed     --clients that send one sentence each: sentences a second.
+  switch    the models A and B (--models A,B) asked in turn: seconds to the first token.
+
+Goodput: tokens a second of answers whose first token came within --first seconds and whose tokens came within --between
+seconds of each other in the mean. Python 3, standard library only.
+"""
+import argparse
+import asyncio
+import csv
+import json
+import math
+import os
+import pathlib
+import random
+import statistics
+import sys
+import time
+import urllib.parse
+
+WORDS = ("river stone morning letter window garden summer captain silver market bridge winter forest music teacher "
+         "mountain kitchen harbour candle village doctor shadow mirror season journey paper island engine table "
+         "daughter ribbon orchard thunder pocket ladder button meadow lantern painter whistle").split()
+
+
+def percentile(values, share):
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
+
+
+class Answer:
+    """One request: status, seconds to the headers and to each token, tokens by the server's own count."""
+
+    def __init__(self):
+        self.status, self.began, self.headers, self.times, self.tokens, self.error = 0, 0.0, 0.0, [], 0, None
+        self.retry_after = None
+
+    first = property(lambda self: self.times[0] - self.began if self.times else math.nan)
+    gaps = property(lambda self: [b - a for a, b in zip(self.times, self.times[1:])])
+
+
+async def lines_of(reader, chunked, length):
+    """Lines of a body, as they come."""
+    rest = b""
+    while True:
+        if chunked:
+            size = int((await reader.readline()).split(b";")[0] or b"0", 16)
+            data = await reader.readexactly(size)
+            await reader.readline()
+        elif length is not None:
+            data = await reader.read(min(length, 65536)) if length else b""
+            length -= len(data)
+        else:
+            data = await reader.read(65536)
+        if not data:
+            break
+        rest += data
+        *whole, rest = rest.split(b"\n")
+        for line in whole:
+            yield line
+    if rest:
+        yield rest
+
+
+async def post(url, path, body, headers=(), limit=600):
+    parts, answer, text = urllib.parse.urlsplit(url), Answer(), b""
+    writer = None
+
+    async def talk():
+        nonlocal writer, text
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 24)
+        data = json.dumps(body).encode()
+        head = [f"POST {path} HTTP/1.1", f"Host: {parts.netloc}", "Content-Type: application/json",
+                f"Content-Length: {len(data)}", "Connection: close", *headers]
+        answer.began = time.monotonic()
+        writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + data)
+        await writer.drain()
+        answer.status = int((await reader.readline()).split()[1])
+        answer.headers = time.monotonic() - answer.began
+        chunked, length = False, None
+        while (line := (await reader.readline()).strip()):
+            name, _, value = line.decode("latin1").partition(":")
+            chunked |= name.lower() == "transfer-encoding" and "chunked" in value.lower()
+            length = int(value) if name.lower() == "content-length" else length
+            answer.retry_after = float(value) if name.lower() == "retry-after" else answer.retry_after
+        async for line in lines_of(reader, chunked, length):
+            if not body.get("stream"):
+                text += line
+                continue
+            if not line.startswith(b"data: ") or line == b"data: [DONE]":
+                continue
+            event = json.loads(line[6:])
+            if "error" in event:
+                answer.error = str(event["error"])
+            if event.get("usage"):
+                answer.tokens = event["usage"]["completion_tokens"]
+            if any(choice.get("text") or choice.get("delta", {}).get("content") for choice in event.get("choices", [])):
+                answer.times.append(time.monotonic())
+
+    try:
+        await asyncio.wait_for(talk(), limit)
+    except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, ValueError, IndexError) as error:
+        answer.error = repr(error)
+    finally:
+        if writer:
+            writer.close()
+    if answer.status != 200 and not answer.error:
+        answer.error = f"HTTP {answer.status}"
+    answer.text = text
+    return answer
+
+
+def prompt_of(n_tokens, seed):
+    """Words of about so many tokens; no two alike, so that no cache helps."""
+    draw = random.Random(seed)
+    return " ".join(draw.choice(WORDS) for _ in range(max(1, round(n_tokens / 1.15))))
+
+
+def completion(model, n_prompt, n_new, seed):
+    return {"model": model, "prompt": prompt_of(n_prompt, seed), "max_tokens": n_new, "temperature": 0, "stream": True,
+            "stream_options": {"include_usage": True}, "ignore_eos": True}
+
+
+def trace_of(args):
+    with open(args.trace, newline="") as file:
+        rows = [(int(row["ContextTokens"]), int(row["GeneratedTokens"])) for row in csv.DictReader(file)]
+    rows = [(max(8, round(a / args.scale)), max(4, round(b / args.scale))) for a, b in rows]
+    return [row for row in rows if sum(row) < args.context]
+
+
+def resident(pid):
+    for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def summary(args, answers, seconds):
+    good = [a for a in answers if not a.error and a.first <= args.first
+            and (not a.gaps or statistics.fmean(a.gaps) <= args.between)]
+    done = [a for a in answers if not a.error]
+    return {"seconds": seconds, "requests": len(answers), "failed": len(answers) - len(done),
+            "tokens_per_s": sum(a.tokens for a in done) / seconds,
+            "goodput_tokens_per_s": sum(a.tokens for a in good) / seconds,
+            "p50_first_s": percentile([a.first for a in done], .5), "p95_first_s": percentile([a.first for a in done], .95),
+            "p95_between_s": percentile([gap for a in done for gap in a.gaps], .95),
+            "errors": sorted({a.error for a in answers if a.error})[:3]}
+
+
+async def replay_once(args, url, clients, rows, turn):
+    answers, began = [], time.monotonic()
+    work = iter(enumerate(rows))
+
+    async def client():
+        for number, (n_prompt, n_new) in work:
+            if time.monotonic() - began > args.seconds:
+                return
+            answers.append(await post(url, "/v1/completions",
+                                      completion(args.model, n_prompt, n_new, hash((turn, clients, number)))))
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return summary(args, answers, time.monotonic() - began)
+
+
+async def replay(args):
+    rows, results = trace_of(args), []
+    for clients in map(int, args.clients.split(",")):
+        for turn in range(args.repeats):
+            for url in args.url:
+                part = rows[turn * args.requests:(turn + 1) * args.requests]
+                results.append({"url": url, "clients": clients, **await replay_once(args, url, clients, part, turn)})
+                print(json.dumps(results[-1]), file=sys.stderr, flush=True)
+    if args.json:
+        print(json.dumps(results, indent=1))
+        return
+    print("| clients | server | goodput tok/s | p95 first s | p95 between s | goodput / last server |")
+    print("|---|---|---|---|---|---|")
+    for clients in map(int, args.clients.split(",")):
+        def median(url, key):
+            return statistics.median(r[key] for r in results if r["url"] == url and r["clients"] == clients)
+        for url in args.url:
+            ratio = median(url, "goodput_tokens_per_s") / max(median(args.url[-1], "goodput_tokens_per_s"), 1e-9)
+            print(f"| {clients} | {url} | {median(url, 'goodput_tokens_per_s'):.1f} | {median(url, 'p95_first_s'):.2f} | "
+                  f"{median(url, 'p95_between_s'):.3f} | {ratio:.2f} |")
+
+
+async def inject(args):
+    url, clients, stop = args.url[0], int(args.clients.split(",")[0]), False
+    answers = []
+
+    async def client(number):
+        turn = 0
+        while not stop:
+            answers.append(await post(url, "/v1/completions", completion(args.model, 64, 96, number * 1000 + turn)))
+            turn += 1
+
+    tasks = [asyncio.create_task(client(number)) for number in range(clients)]
+    await asyncio.sleep(args.seconds)
+    began = time.monotonic()
+    long = await post(url, "/v1/completions", completion(args.model, args.prompt_tokens, 4, 1 << 20))
+    ended = time.monotonic()
+    stop = True
+    await asyncio.gather(*tasks)
+    gaps = [(b, b - a) for answer in answers for a, b in zip(answer.times, answer.times[1:])]
+    before = percentile([gap for at, gap in gaps if at < began], .95)
+    during = percentile([gap for at, gap in gaps if began <= at <= ended], .95)
+    print(json.dumps({"clients": clients, "long_first_s": long.first, "long_error": long.error,
+                      "p95_between_before_s": before, "p95_between_during_s": during, "ratio": during / before,
+                      "failed": sum(1 for a in answers if a.error)}, indent=1))
+
+
+async def overload(args):
+    url, draw, tasks, answers = args.url[0], random.Random(1), [], []
+    began, number = time.monotonic(), 0
+    memory = []
+
+    async def one(class_):
+        answer = await post(url, "/v1/completions", completion(args.model, args.prompt_tokens, args.new, number),
+                            [f"x-cabe-class: {class_}"])
+        answers.append((class_, answer))
+
+    while time.monotonic() - began < args.seconds:
+        class_ = draw.choices(["critical", "high", "normal", "low"], [1, 2, 5, 2])[0]
+        tasks.append(asyncio.create_task(one(class_)))
+        number += 1
+        if args.pid and number % 50 == 0:
+            memory.append(resident(args.pid))
+        await asyncio.sleep(draw.expovariate(args.rate))
+    await asyncio.gather(*tasks)
+    seconds = time.monotonic() - began
+    result = {"requests": len(answers), "seconds": seconds}
+    for class_ in "critical", "high", "normal", "low":
+        mine = [a for c, a in answers if c == class_]
+        done = [a for a in mine if not a.error]
+        result[class_] = {"asked": len(mine), "answered": len(done),
+                          "refused": sum(1 for a in mine if a.status in (429, 503)),
+                          "p50_first_s": percentile([a.first for a in done], .5),
+                          "p95_first_s": percentile([a.first for a in done], .95)}
+    refused = [a for _, a in answers if a.status in (429, 503)]
+    result["tokens_per_s"] = sum(a.tokens for _, a in answers if not a.error) / seconds
+    result["refusal_p50_ms"] = percentile([a.headers for a in refused], .5) * 1e3
+    result["refusal_p99_ms"] = percentile([a.headers for a in refused], .99) * 1e3
+    result["other_errors"] = sorted({a.error for _, a in answers if a.error and a.status not in (429, 503)})[:3]
+    if memory:
+        result["resident_mib"] = [round(value / (1 << 20), 1) for value in (memory[0], min(memory), max(memory), memory[-1])]
+    print(json.dumps(result, indent=1))
+
+
+async def embed(args):
+    url, n = args.url[0], 0
+    began = time.monotonic()
+
+    async def client(number):
+        nonlocal n
+        turn = 0
+        while time.monotonic() - began < args.seconds:
+            answer = await post(url, "/v1/embeddings",
+                                {"model": args.model, "input": prompt_of(24, number * 100000 + turn)})
+            turn += 1
+            if answer.error:
+                sys.exit(answer.error)
+            n += 1
+
+    await asyncio.gather(*(client(number) for number in range(int(args.clients.split(",")[0]))))
+    print(json.dumps({"sentences_per_s": n / (time.monotonic() - began)}, indent=1))
+
+
+async def switch(args):
+    url, times = args.url[0], []
+    for turn in range(args.requests):
+        model = args.models.split(",")[turn % 2]
+        answer = await post(url, "/v1/completions", completion(model, 16, 4, turn))
+        if answer.error:
+            sys.exit(f"{model}: {answer.error}")
+        times.append(answer.first)
+    print(json.dumps({"first_s": [round(value, 4) for value in times],
+                      "median_after_first_pair_s": statistics.median(times[2:])}, indent=1))
+
+
+def main():
+    parser = argparse.ArgumentParser(usage=__doc__)
+    parser.add_argument("command", choices=["replay", "inject", "overload", "embed", "switch"])
+    parser.add_argument("--url", action="append", required=True)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--models", default="")
+    parser.add_argument("--clients", default="1,4,16")
+    parser.add_argument("--trace", default="../shared/data/traces/azure_conv.csv")
+    parser.add_argument("--scale", type=float, default=4)
+    parser.add_argument("--context", type=int, default=2000, help="longer requests of the trace are left out")
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--first", type=float, default=10)
+    parser.add_argument("--between", type=float, default=0.5)
+    parser.add_argument("--prompt-tokens", type=int, default=32000)
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=20)
+    parser.add_argument("--pid", type=int, default=0)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    args.url = [url.rstrip("/") for url in args.url]
+    commands = {"replay": replay, "inject": inject, "overload": overload, "embed": embed, "switch": switch}
+    asyncio.run(commands[args.command](args))
+
+
+if __name__ == "__main__":
+    main()
