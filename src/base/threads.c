@@ -15,12 +15,14 @@
 #include "base/memory.h"
 
 /*
- * How long a wait spins before it sleeps: at most about what a sleep and a wake-up cost. A wait that spun in
- * vain halves the next one's spinning and one that did not doubles it: where another process has the CPU that
- * the awaited member needs, spinning keeps the member away. With more members than CPUs nobody spins at all.
+ * How long a wait spins before it sleeps. To sleep and be woken costs 50 us and more under a hypervisor, so a wait that
+ * was over in such a time should have been spun through, and the next one spins longer. One that took much longer was
+ * for a member that another process keeps from its CPU, which spinning makes no shorter: the next one spins half as
+ * long. With more members than CPUs nobody spins at all.
  */
-#define SPIN_NS_MAX 20000u
+#define SPIN_NS_MAX 100000u
 #define SPIN_NS_MIN 500u
+#define WAIT_NS_LONG 300000u
 
 #define LINE 64
 
@@ -75,34 +77,43 @@ static void gate_open(struct gate *gate)
         syscall(SYS_futex, &gate->word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-static int gate_spin(const struct gate *gate, unsigned old, uint64_t spin_ns)
+/* Spins until the word changes or the clock has reached `end_ns`; returns whether it changed. */
+static int gate_spin(const struct gate *gate, unsigned old, uint64_t end_ns, uint64_t *now_ns)
 {
-    uint64_t end_ns = cabe_clock_ns() + spin_ns;
-
     do {
         for (int i = 0; i < 32; i++) {
             if (gate_read(gate) != old)
                 return 1;
             relax();
         }
-    } while (cabe_clock_ns() < end_ns);
+        *now_ns = cabe_clock_ns();
+    } while (*now_ns < end_ns);
     return 0;
 }
 
 /* Returns when the word is no longer `old`; what was written before gate_open() is then visible. */
 static void gate_wait(struct gate *gate, unsigned old, uint64_t *spin_ns)
 {
+    uint64_t begin_ns = 0, now_ns;
+
     if (*spin_ns > 0) {
-        if (gate_spin(gate, old, *spin_ns)) {
-            *spin_ns = *spin_ns < SPIN_NS_MAX / 2 ? *spin_ns * 2 : SPIN_NS_MAX;
+        begin_ns = now_ns = cabe_clock_ns();
+        if (gate_spin(gate, old, begin_ns + *spin_ns, &now_ns)) {
+            if (2 * (now_ns - begin_ns) > *spin_ns)
+                *spin_ns = *spin_ns < SPIN_NS_MAX / 2 ? *spin_ns * 2 : SPIN_NS_MAX;
             return;
         }
-        *spin_ns = *spin_ns > SPIN_NS_MIN * 2 ? *spin_ns / 2 : SPIN_NS_MIN;
     }
     atomic_fetch_add_explicit(&gate->n_asleep, 1, memory_order_seq_cst);
     while (gate_read(gate) == old)
         syscall(SYS_futex, &gate->word, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
     atomic_fetch_sub_explicit(&gate->n_asleep, 1, memory_order_relaxed);
+    if (*spin_ns == 0)
+        return;
+    if (cabe_clock_ns() - begin_ns > WAIT_NS_LONG)
+        *spin_ns = *spin_ns > SPIN_NS_MIN * 2 ? *spin_ns / 2 : SPIN_NS_MIN;
+    else
+        *spin_ns = *spin_ns < SPIN_NS_MAX / 2 ? *spin_ns * 2 : SPIN_NS_MAX;
 }
 
 void cabe_team_barrier(struct cabe_team *team, int member)
