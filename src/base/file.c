@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -22,6 +23,7 @@
 #define TEMP_BYTES sizeof(TEMP_PREFIX "12345678" TEMP_SUFFIX)
 
 #define SWEEP_AGE_S 10
+#define HUGE_PAGE (UINT64_C(2) << 20)
 
 struct cabe_outfile {
     char *shown;  /* the path as the caller gave it: for messages */
@@ -31,6 +33,7 @@ struct cabe_outfile {
     int fd;
     int is_regular;
     uint64_t written; /* by the system's count: what is not in the buffer */
+    uint64_t reserved, prepared; /* the size announced; up to where the system's cache has huge pages */
     struct cabe_error failed;
     uint32_t n_buffered;
     uint8_t buffer[CABE_OUTFILE_BUFFER_BYTES];
@@ -153,9 +156,35 @@ enum cabe_status cabe_outfile_open(struct cabe_outfile **out, const char *path, 
     return CABE_OK;
 }
 
+/*
+ * Makes the system keep what is to be written up to `end` in huge pages: a program that maps the file while it is still
+ * in the system's cache reads it faster by 2 to 20 %. A hole that is read through a mapping that asks for them comes in
+ * huge pages, and writing fills those. Where that is not so, nothing is lost; commit cuts the file to its size.
+ */
+static void prepare(struct cabe_outfile *file, uint64_t end)
+{
+    uint64_t at = file->prepared;
+
+    for (; at < end && at + HUGE_PAGE <= file->reserved; at += HUGE_PAGE) {
+        void *map;
+
+        if (ftruncate(file->fd, (off_t)(at + HUGE_PAGE)) != 0)
+            break;
+        map = mmap(NULL, HUGE_PAGE, PROT_READ, MAP_SHARED, file->fd, (off_t)at);
+        if (map == MAP_FAILED)
+            break;
+        if (madvise(map, HUGE_PAGE, MADV_HUGEPAGE) == 0)
+            madvise(map, 1, MADV_POPULATE_READ);
+        munmap(map, HUGE_PAGE);
+    }
+    file->prepared = at < end ? UINT64_MAX : at; /* what is left over at the end is not worth a huge page */
+}
+
 static enum cabe_status put(struct cabe_outfile *file, const uint8_t *data, uint64_t bytes,
                             struct cabe_error *err)
 {
+    if (file->written + bytes > file->prepared && file->reserved >= HUGE_PAGE)
+        prepare(file, file->written + bytes);
     while (bytes > 0) {
         ssize_t n = write(file->fd, data, bytes < (1u << 30) ? bytes : 1u << 30);
 
@@ -243,6 +272,7 @@ enum cabe_status cabe_outfile_reserve(struct cabe_outfile *file, uint64_t bytes,
             return CABE_OK; /* then a full disk is found out later */
         return fail_io(file, errno, "reserving room", bytes, err);
     }
+    file->reserved = bytes;
     return CABE_OK;
 }
 

@@ -114,7 +114,7 @@ static void whole_or_not_there(void **state)
 
 static void big_and_small_writes(void **state)
 {
-    static uint8_t data[500000];
+    static uint8_t data[5000000]; /* more than was reserved, and past a huge page */
     struct cabe_outfile *file = open_file(path);
     struct cabe_error err;
     size_t at = 0;
