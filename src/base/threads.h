@@ -4,13 +4,21 @@
  * Members wait at a barrier by spinning for a short, bounded time and then sleeping, so that two processes on
  * two cores do not destroy each other. The caller of run() is member 0.
  *
- * Thread: one run() at a time per team; open and close by its owner. Results must not depend on n_members.
+ * Threads that want the team at the same time take turns, a region each: by the classes of the threads, the time that a
+ * class has used of the team against its weight; first in, first out within a class. A class that comes back at once
+ * after its region (an engine between two steps) is waited for, CABE_TURN_PAUSE_NS at most, before one goes that has had
+ * more than its share. Who has waited for CABE_TURN_AGE_NS goes next, whatever its class. So a region waits for the one
+ * that runs, and at most that long, and for those that are as old as itself.
+ *
+ * Thread: run() and stats from any, but not inside a region; open and close by its owner. Results must not depend on
+ * n_members.
  */
 #ifndef CABE_BASE_THREADS_H
 #define CABE_BASE_THREADS_H
 
 #include <stdint.h>
 
+#include "base/class.h"
 #include "cabe/status.h"
 
 struct cabe_team;
@@ -23,9 +31,22 @@ CABE_CHECKED enum cabe_status cabe_team_open(struct cabe_team **out, int n_membe
 void cabe_team_close(struct cabe_team *team); /* NULL is fine */
 int cabe_team_size(const struct cabe_team *team);
 
+/* Of what the calling thread does from here on; NORMAL at first. Returns what it was before. */
+enum cabe_class cabe_thread_class(enum cabe_class class_);
+
+#define CABE_TURN_AGE_NS UINT64_C(2000000000)
+#define CABE_TURN_PAUSE_NS UINT64_C(1000000)
+
+struct cabe_turns { /* of one class on one team, since it was opened */
+    uint64_t n_turns, n_waits; /* regions; of them, those that waited for another thread's */
+    uint64_t used_ns, wait_ns, wait_max_ns;
+    int n_waiting; /* now */
+};
+void cabe_team_turns(struct cabe_team *team, struct cabe_turns turns[CABE_N_CLASSES]);
+
 /*
- * Calls `body(team, member, arg)` once on every member, 0 <= member < size, and returns when all have
- * returned.
+ * Waits for its turn, calls `body(team, member, arg)` once on every member, 0 <= member < size, and returns when all
+ * have returned.
  */
 void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, int member, void *arg),
                    void *arg);

@@ -2,10 +2,18 @@
  * The batch engine: many sequences of one decoder, a step at a time.
  *
  * A step is one run of the network. Sequences that are generating come first, one token each; what is left of the
- * step's tokens is shared among the prompts, so that a long one holds nobody up. Sequences join and leave between
- * steps. What a sequence says depends on nothing but its own tokens, its sampling and the plan.
+ * step's tokens is shared among the prompts by the weights of their classes. While others generate, prompts of no higher
+ * class than theirs take only so many tokens that a step lasts at most `slowdown` times as long as one without
+ * (runtime/engine_chunk.h): a long prompt holds nobody up. Sequences join and leave between steps. What a sequence says
+ * depends on nothing but its own tokens, its sampling and the plan.
  *
- * Prompts that begin alike share their pages (runtime/kv.h).
+ * When a sequence needs a page and the store has none, and when one joins and all places in the step are taken, the
+ * running one of the lowest class is parked (of those, the one that costs least to compute again for what it frees): its
+ * full pages stay in the store as long as there is room, its place and its other pages are given up. It goes on by
+ * itself, before anything of its class or lower that joins, and says what it would have said. Nothing is parked for a
+ * sequence of its own class or a lower one; only when no page is left for anybody, the youngest of the same class is.
+ *
+ * Prompts that begin alike share their pages (runtime/kv.h), if their salts are alike.
  *
  * Everything is reserved at open; a step allocates nothing.
  *
@@ -17,12 +25,16 @@
 #include <stdint.h>
 
 #include "base/cancel.h"
+#include "base/class.h"
 #include "cabe/status.h"
 #include "device/device.h"
 #include "runtime/kv.h"
 #include "runtime/sample.h"
 
 struct cabe_engine;
+
+#define CABE_ENGINE_SLOWDOWN 1.75
+#define CABE_ENGINE_PARK_AGE_NS UINT64_C(10000000000) /* parked so long: nothing joins before it, nor parks it again */
 
 struct cabe_engine_config {
     struct cabe_program *program; /* of `graph`, compiled for cabe_engine_bounds(); its cache bound to the store's buffer */
@@ -31,7 +43,9 @@ struct cabe_engine_config {
     struct cabe_ledger *ledger;
     int32_t n_vocab;
     int64_t step_tokens; /* of one run, at least n_seqs */
-    int32_t n_seqs;      /* at a time */
+    int32_t n_seqs;      /* in one step */
+    int32_t n_parked;    /* that may be parked beside them */
+    double slowdown;     /* 0: CABE_ENGINE_SLOWDOWN; below 0: prompts take all that is left of a step */
     int64_t n_ctx;       /* tokens of one sequence; seq_tokens of the store */
     const char *place;   /* in the ledger */
 };
@@ -62,12 +76,16 @@ struct cabe_request {
     uint64_t sequence;             /* for the sampler: forks of one prompt differ by it */
     int64_t shift_keep; /* when the context is full half of it is dropped, behind this many tokens; -1: it ends there */
     int fresh;          /* take nothing from the store's cache */
+    enum cabe_class class_;
+    uint8_t salt[16];   /* shares pages with those of the same salt only; all zero: none (cabe_kv_salt()) */
     /* Every token as it is drawn; anything but 0 ends the sequence. Not called for the prompt. */
     int (*token)(void *self, const struct cabe_sampled *sampled);
     void *self;
 };
 
-/* `*slot` names it until it is removed. CABE_ERR_LIMIT: n_seqs are running; CABE_ERR_ARGUMENT: the prompt. */
+/* Whether add() would find a place now for a sequence of this class. */
+int cabe_engine_has_room(const struct cabe_engine *engine, enum cabe_class class_);
+/* `*slot` names it until it is removed. CABE_ERR_LIMIT: no room for its class; CABE_ERR_ARGUMENT: the prompt. */
 CABE_CHECKED enum cabe_status cabe_engine_add(struct cabe_engine *engine, const struct cabe_request *request,
                                               int32_t *slot, struct cabe_error *err);
 /* Ends it; its full pages stay in the store for others. */
@@ -88,6 +106,8 @@ struct cabe_engine_view { /* of one sequence */
     int64_t n_prompt, n_cached; /* tokens of the prompt; of them, taken from the store */
     int64_t n_done;             /* of the prompt, computed or cached */
     int64_t n_new;              /* drawn */
+    int parked;                 /* it waits for a place or for pages */
+    int32_t n_parked;           /* how often it was */
 };
 void cabe_engine_view(const struct cabe_engine *engine, int32_t slot, struct cabe_engine_view *view);
 /* Logits of the last token that a sequence was drawn from, until the next step; NULL before the first. For tests. */
@@ -96,6 +116,9 @@ const float *cabe_engine_logits(const struct cabe_engine *engine, int32_t slot);
 struct cabe_engine_stats {
     uint64_t n_steps, prompt_tokens, new_tokens;
     uint64_t run_ns, draw_ns; /* in runs of the network; in drawing tokens and handing them out */
+    uint64_t n_parked;        /* preemptions */
+    uint64_t again_tokens;    /* computed a second time for that */
+    int64_t prompt_share;     /* tokens that prompts may take beside others' answers, now */
 };
 void cabe_engine_stats(const struct cabe_engine *engine, struct cabe_engine_stats *stats);
 

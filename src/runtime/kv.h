@@ -19,8 +19,10 @@
 #ifndef CABE_RUNTIME_KV_H
 #define CABE_RUNTIME_KV_H
 
+#include <stddef.h>
 #include <stdint.h>
 
+#include "base/class.h"
 #include "cabe/status.h"
 #include "device/device.h"
 #include "tensor/pages.h"
@@ -51,6 +53,13 @@ uint64_t cabe_kv_content(const uint8_t hash[16], int64_t index);
 
 /* CABE_ERR_LIMIT: n_seqs are open. */
 CABE_CHECKED enum cabe_status cabe_kv_seq_open(struct cabe_kv_seq **out, struct cabe_kv *kv, struct cabe_error *err);
+/*
+ * For an empty sequence: whose pages it may share, and how long its own are kept beside those of other classes; NORMAL
+ * and no salt at first. 0 is no salt: then pages are shared by all that have none.
+ */
+void cabe_kv_seq_begin(struct cabe_kv_seq *seq, enum cabe_class class_, const uint8_t salt[16]);
+/* Of a text; never all zero. */
+void cabe_kv_salt(const char *text, size_t n, uint8_t salt[16]);
 /* Full pages stay cached by their hashes. NULL is fine. */
 void cabe_kv_seq_close(struct cabe_kv_seq *seq);
 /*
@@ -65,7 +74,7 @@ CABE_CHECKED enum cabe_status cabe_kv_seq_fork(struct cabe_kv_seq **out, struct 
  * must be computed). Returns the tokens taken.
  */
 int64_t cabe_kv_seq_match(struct cabe_kv_seq *seq, const uint64_t *tokens, int64_t n);
-/* What match() would take, without taking it. */
+/* What match() would take, without taking it; of those without a salt. */
 int64_t cabe_kv_probe(const struct cabe_kv *kv, const uint64_t *tokens, int64_t n);
 
 /*

@@ -2,9 +2,14 @@
  * The pool of resident objects (models): loaded when first asked for, kept while there is room.
  *
  * - Many threads asking for one key load it once; all get the object, or the error of that load.
- * - An object in use is never unloaded. An idle one stays until the ledger refuses a load: then the least
- * recently used go, no more of them than are needed, and none when even all of them would not make room.
- * - Before a load is refused for lack of room, loads and unloads that are under way are waited for.
+ * - An object in use is never unloaded, nor is one that is pinned. An idle one stays until the ledger refuses a load:
+ * then those go that the policy values least, no more of them than are needed, and none when even all of them would not
+ * make room; or until nobody has asked for it as long as it is kept alive (cabe_pool_tick()).
+ * - Before a load is refused for lack of room, loads and unloads that are under way are waited for. With
+ * cabe_pool_config.patience_ns also objects that are in use are waited for, so long: cabe_pool_should_yield() tells
+ * their users.
+ * - Loads that put something else out ("swaps") are at most two in cabe_pool_config.window_ns: between them the requests
+ * for what is there are served, others wait. So no load waits longer than a window for that reason.
  * - What is unloaded goes back to the system, not only to the heap.
  *
  * The pool reserves nothing itself: load() reserves what it allocates and unload() releases it. measure()
@@ -55,6 +60,8 @@ struct cabe_pool_item {
     uint64_t load_ns; /* what the load took */
     uint64_t idle_ns; /* since the last use ended; 0 in use */
     uint64_t n_acquires;
+    int pinned;
+    uint64_t keep_alive_ns;
 };
 
 struct cabe_pool_stats {
@@ -66,12 +73,37 @@ struct cabe_pool_stats {
     uint64_t n_evictions; /* unloaded to make room */
     uint64_t n_unloads;   /* all, evictions too */
     uint64_t load_ns;     /* of all loads */
+    uint64_t n_swaps;     /* loads that put something else out */
+    uint64_t n_expired;   /* unloaded for being idle */
+    int n_waiting;        /* for room, now */
+};
+
+enum cabe_pool_policy {
+    CABE_POOL_COST,    /* what goes first: the least time of loading again, times uses, by byte */
+    CABE_POOL_LRU,     /* the longest unused */
+    CABE_POOL_LFU,     /* the least used, old uses counting less */
+    CABE_POOL_LARGEST, /* the largest */
+    CABE_N_POOL_POLICIES
+};
+const char *cabe_pool_policy_name(enum cabe_pool_policy policy);
+/* CABE_ERR_ARGUMENT: no such name. */
+CABE_CHECKED enum cabe_status cabe_pool_policy_parse(const char *name, enum cabe_pool_policy *policy,
+                                                     struct cabe_error *err);
+
+struct cabe_pool_config { /* zero: the defaults of an open pool */
+    enum cabe_pool_policy policy;
+    uint64_t patience_ns; /* how long a load waits for objects in use before it is refused; 0: not */
+    uint64_t window_ns;   /* of swaps; 0: no bound on them */
+    uint64_t (*clock)(void *self); /* for tests and simulations; NULL: cabe_clock_ns() */
+    void *clock_self;
 };
 
 /* `ledger` must outlive the pool; `log` may be NULL. */
 CABE_CHECKED enum cabe_status cabe_pool_open(struct cabe_pool **out, struct cabe_ledger *ledger,
                                              struct cabe_log *log, struct cabe_error *err);
 void cabe_pool_close(struct cabe_pool *pool); /* NULL is fine; no use may be left */
+/* At any time; from here on. */
+void cabe_pool_configure(struct cabe_pool *pool, const struct cabe_pool_config *config);
 
 /*
  * The object of `key`, loaded from `source` when it is not there. `cancel` may be NULL; it is handed to
@@ -84,6 +116,8 @@ CABE_CHECKED enum cabe_status cabe_pool_acquire(struct cabe_pool *pool, const ch
                                                 const struct cabe_cancel *cancel, struct cabe_pool_use **use,
                                                 struct cabe_error *err);
 void *cabe_pool_object(const struct cabe_pool_use *use);
+/* 1: a load waits for this object's room. Who can should finish what runs, begin nothing new and release. */
+int cabe_pool_should_yield(struct cabe_pool *pool, const struct cabe_pool_use *use);
 void cabe_pool_release(struct cabe_pool *pool, struct cabe_pool_use *use); /* NULL is fine */
 
 /*
@@ -97,6 +131,22 @@ CABE_CHECKED enum cabe_status cabe_pool_unload(struct cabe_pool *pool, const cha
                                                struct cabe_error *err);
 /* Unloads everything that is idle; returns how many. */
 int cabe_pool_unload_idle(struct cabe_pool *pool);
+
+/*
+ * Of keys, resident or not: remembered, also over unloads, for CABE_POOL_MAX keys (CABE_ERR_LIMIT). A pinned object is not
+ * unloaded to make room nor for being idle. keep_alive_ns: unloaded when it was idle so long; UINT64_MAX: never (the
+ * default); 0: at once.
+ */
+CABE_CHECKED enum cabe_status cabe_pool_pin(struct cabe_pool *pool, const char *key, int pinned, struct cabe_error *err);
+CABE_CHECKED enum cabe_status cabe_pool_keep_alive(struct cabe_pool *pool, const char *key, uint64_t keep_alive_ns,
+                                                   struct cabe_error *err);
+/* Unloads what has been idle for too long; call it about each second. Returns how many. */
+int cabe_pool_tick(struct cabe_pool *pool);
+/*
+ * What is usually asked for soon after `key` and is not there: 1, with its key (cut to n bytes) and how likely it is.
+ * From at least three times; a hint to load it, at class LOW, if there is room without unloading anything.
+ */
+int cabe_pool_next(struct cabe_pool *pool, const char *key, char *next, size_t n, double *likely);
 
 void cabe_pool_stats(struct cabe_pool *pool, struct cabe_pool_stats *stats);
 /* Least recently used first; returns how many were written. */
