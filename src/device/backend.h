@@ -58,7 +58,7 @@ struct cabe_backend {
 struct cabe_device {
     const struct cabe_backend *backend;
     struct cabe_device_config config;
-    int n_buffers, n_programs;
+    atomic_int n_buffers, n_programs; /* relaxed: models are loaded by several threads */
     /* Counters, relaxed: they order nothing. */
     _Atomic uint64_t held_bytes, held_high_bytes;
     _Atomic uint64_t n_uploads, uploaded_bytes, n_downloads, downloaded_bytes, n_runs, copy_ns;

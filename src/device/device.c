@@ -107,7 +107,7 @@ static struct cabe_buffer *new_buffer(struct cabe_device *device, uint64_t bytes
     buffer->bytes = bytes;
     buffer->purpose = purpose;
     snprintf(buffer->place, sizeof buffer->place, "%s", place);
-    device->n_buffers++;
+    atomic_fetch_add_explicit(&device->n_buffers, 1, memory_order_relaxed);
     return buffer;
 }
 
@@ -192,7 +192,7 @@ void cabe_buffer_free(struct cabe_buffer *buffer)
                             buffer->held_bytes, buffer->place);
         atomic_fetch_sub_explicit(&device->held_bytes, buffer->held_bytes, memory_order_relaxed);
     }
-    device->n_buffers--;
+    atomic_fetch_sub_explicit(&device->n_buffers, 1, memory_order_relaxed);
     cabe_free(buffer);
 }
 

@@ -12,8 +12,8 @@
  * Determinism: results depend on the graph, its dtypes and the kernel level; not on threads, bounds,
  * neighbours in the batch or the device.
  *
- * Thread: one thread at a time per device, except counters. Every byte of a buffer is reserved in the ledger
- * first.
+ * Thread: buffers and programs may be opened and closed by any thread; one thread at a time uses a buffer or a
+ * program, and runs of several are as many as the team allows. Every byte of a buffer is reserved in the ledger first.
  */
 #ifndef CABE_DEVICE_DEVICE_H
 #define CABE_DEVICE_DEVICE_H

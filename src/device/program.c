@@ -135,7 +135,7 @@ static enum cabe_status new_program(struct cabe_program **out, struct cabe_devic
     if (!program)
         return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for the handle of a program", place);
     program->device = device;
-    device->n_programs++;
+    atomic_fetch_add_explicit(&device->n_programs, 1, memory_order_relaxed);
     snprintf(program->place, sizeof program->place, "%s", place);
     program->event.program = program;
     program->n_values = (int32_t)n_values;
@@ -264,7 +264,7 @@ void cabe_program_close(struct cabe_program *program)
     if (program->staged_bytes)
         cabe_ledger_release(program->device->config.ledger, CABE_HOST, CABE_PURPOSE_STAGING,
                             program->staged_bytes, program->place);
-    program->device->n_programs--;
+    atomic_fetch_sub_explicit(&program->device->n_programs, 1, memory_order_relaxed);
     cabe_free(program->values);
     cabe_free(program->nodes);
     cabe_free(program->checks);
