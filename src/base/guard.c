@@ -26,6 +26,7 @@ struct cabe_guard {
     int is_taken;
     int fd;
     uint64_t file_bytes;
+    struct timespec modified;
     char name[256];
 };
 
@@ -158,6 +159,7 @@ static enum cabe_status add_locked(struct cabe_guard **out, uintptr_t begin, uin
     }
     guard->fd = copy;
     guard->file_bytes = (uint64_t)info.st_size;
+    guard->modified = info.st_mtim;
     name_bytes = cabe_utf8_cut(name, sizeof guard->name - 1);
     memcpy(guard->name, name, name_bytes);
     guard->name[name_bytes] = '\0';
@@ -201,14 +203,18 @@ void cabe_guard_remove(struct cabe_guard *guard)
 enum cabe_status cabe_guard_check(const struct cabe_guard *guard, struct cabe_error *err)
 {
     struct stat info;
+    int is_seen = guard->fd >= 0 && fstat(guard->fd, &info) == 0;
 
-    if (guard->fd >= 0 && fstat(guard->fd, &info) == 0 && (uint64_t)info.st_size < guard->file_bytes)
+    if (is_seen && (uint64_t)info.st_size < guard->file_bytes)
         return cabe_fail(err, CABE_ERR_CHANGED, "%s: had %llu bytes when it was mapped and has %llu now",
                          guard->name, (unsigned long long)guard->file_bytes,
                          (unsigned long long)info.st_size);
     if (atomic_load_explicit(&guard->is_broken, memory_order_acquire))
         return cabe_fail(err, CABE_ERR_CHANGED, "%s: a part of the mapped file could not be read",
                          guard->name);
+    if (is_seen && !atomic_load_explicit(&guard->is_writable, memory_order_relaxed) &&
+        (info.st_mtim.tv_sec != guard->modified.tv_sec || info.st_mtim.tv_nsec != guard->modified.tv_nsec))
+        return cabe_fail(err, CABE_ERR_CHANGED, "%s: was written to after it was mapped", guard->name);
     return CABE_OK;
 }
 

@@ -40,8 +40,8 @@ CABE_CHECKED enum cabe_status cabe_guard_add(struct cabe_guard **out, void *memo
 void cabe_guard_remove(struct cabe_guard *guard); /* NULL is fine */
 
 /*
- * CABE_ERR_CHANGED, naming the file, when it has become shorter since cabe_guard_add() or a page could not be
- * read.
+ * CABE_ERR_CHANGED, naming the file, when it has become shorter since cabe_guard_add(), a page could not be read, or
+ * somebody has written to what is only read here.
  */
 CABE_CHECKED enum cabe_status cabe_guard_check(const struct cabe_guard *guard, struct cabe_error *err);
 /* The same for every guard that overlaps `bytes` at `memory`; CABE_OK when there is none. */

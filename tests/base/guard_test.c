@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -121,6 +122,25 @@ static void a_file_cut_inside_a_page(void **state)
     assert_int_equal(cut.memory[FILE_BYTES - 1], 0);
     assert_int_equal(cabe_guard_check(cut.guard, &err), CABE_ERR_CHANGED);
     unmap_file(&cut);
+}
+
+/* As long as before, but no longer what was mapped. */
+static void a_file_that_is_written_to(void **state)
+{
+    struct mapped file = map_file("a.gguf", CABE_GUARD_READ), own = map_file("registry", CABE_GUARD_WRITE);
+    struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1000}};
+    struct cabe_error err;
+
+    (void)state;
+    assert_int_equal(futimens(own.fd, times), 0);
+    assert_int_equal(cabe_guard_check(own.guard, &err), CABE_OK);
+    assert_int_equal(cabe_guard_check(file.guard, &err), CABE_OK);
+    assert_int_equal(pwrite(file.fd, "x", 1, 5), 1);
+    assert_int_equal(futimens(file.fd, times), 0); /* the clock of files is coarse */
+    assert_int_equal(cabe_guard_check(file.guard, &err), CABE_ERR_CHANGED);
+    assert_string_equal(err.text, "a.gguf: was written to after it was mapped");
+    unmap_file(&file);
+    unmap_file(&own);
 }
 
 static void a_writable_mapping(void **state)
@@ -260,7 +280,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(foreign_faults_go_on),       cmocka_unit_test(a_sent_signal_ends_us),
         cmocka_unit_test(a_file_cut_during_a_region), cmocka_unit_test(a_file_cut_inside_a_page),
-        cmocka_unit_test(a_writable_mapping),         cmocka_unit_test(slots_are_used_again),
+        cmocka_unit_test(a_file_that_is_written_to), cmocka_unit_test(a_writable_mapping),         cmocka_unit_test(slots_are_used_again),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
