@@ -386,6 +386,8 @@ static enum cabe_status run(struct cabe_engine *e, const struct cabe_cancel *can
     if (status == CABE_OK && outputs > 0)
         status = cabe_program_download(e->config.program, e->logits, e->step_logits,
                                        (uint64_t)outputs * (uint64_t)e->config.n_vocab * sizeof(float), err);
+    if (status == CABE_OK && outputs > 0 && e->config.check)
+        status = e->config.check(e->config.check_self, err);
     return status;
 }
 

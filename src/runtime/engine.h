@@ -48,6 +48,12 @@ struct cabe_engine_config {
     double slowdown;     /* 0: CABE_ENGINE_SLOWDOWN; below 0: prompts take all that is left of a step */
     int64_t n_ctx;       /* tokens of one sequence; seq_tokens of the store */
     const char *place;   /* in the ledger */
+    /*
+     * May be NULL. Asked after every run that logits are wanted of, before anything is drawn from them: whether the
+     * weights are still what they were. Anything but CABE_OK is the step's error, and the step is as if it had not been.
+     */
+    enum cabe_status (*check)(void *self, struct cabe_error *err);
+    void *check_self;
 };
 
 /* Bounds that the program must be compiled for, and the bytes of the host that open() reserves (ACTIVATIONS). */
