@@ -6,12 +6,29 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/json.h"
 
 struct cabe_cancel cli_cancel;
+
+static uint64_t main_ns, loading_ns; /* the clock when main() began; the time the process had taken by then */
+
+void cli_started(void)
+{
+    struct timespec spent;
+
+    main_ns = cabe_clock_ns();
+    if (clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &spent) == 0)
+        loading_ns = (uint64_t)spent.tv_sec * 1000000000u + (uint64_t)spent.tv_nsec;
+}
+
+double cli_start_ms(uint64_t ns)
+{
+    return (double)(ns - main_ns + loading_ns) / 1e6;
+}
 
 int cli_error(int json, const struct cabe_error *err)
 {

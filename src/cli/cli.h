@@ -39,6 +39,11 @@ extern const struct cabe_command cabe_cmd_bench;
 /* Set by SIGINT and SIGTERM; long work looks at it. */
 extern struct cabe_cancel cli_cancel;
 
+/* First of all in main(). */
+void cli_started(void);
+/* Milliseconds from the start of the process to `ns` of cabe_clock_ns(), what the loader did before main() included. */
+double cli_start_ms(uint64_t ns);
+
 /* Prints an error as the header says and gives its exit code. */
 int cli_error(int json, const struct cabe_error *err);
 /* "wrong use": prints message and the command's usage to standard error, gives the exit code of ERR_ARGUMENT. */

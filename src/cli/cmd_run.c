@@ -47,6 +47,7 @@ struct chat { /* one run of the command */
     char *answer; /* of the turn, as it comes */
     size_t n_answer, answer_capacity;
     json_t *answer_tokens;
+    double start_ms; /* from the start of the process until the first prompt began to be computed; 0: not yet */
 };
 
 /* ---- prompts ---- */
@@ -138,24 +139,26 @@ static void closing_line(const struct chat *c, const struct cabe_generated *g)
     int64_t computed = g->n_prompt - g->n_cached;
     char peak[CLI_BYTES_MAX], predicted[CLI_BYTES_MAX];
 
-    fprintf(stderr, "%lld + %lld tokens (%lld from cache), prompt %.1f tokens/s, answer %.1f tokens/s, %s; peak %s, "
-                    "predicted %s\n",
+    fprintf(stderr, "%lld + %lld tokens (%lld from cache), prompt %.1f tokens/s, answer %.1f tokens/s, %s; started in "
+                    "%.0f ms; peak %s, predicted %s with all %lld tokens of context\n",
             (long long)g->n_prompt, (long long)g->n_new, (long long)g->n_cached,
             g->prompt_seconds > 0 ? (double)computed / g->prompt_seconds : 0.0,
             g->n_new > 1 && g->new_seconds > 0 ? (double)(g->n_new - 1) / g->new_seconds : 0.0,
-            finish_name(g), cli_format_bytes(cli_peak_bytes(), peak),
-            cli_format_bytes(cli_predicted_bytes(c->plan), predicted));
+            finish_name(g), c->start_ms, cli_format_bytes(cli_peak_bytes(), peak),
+            cli_format_bytes(cli_predicted_bytes(c->plan), predicted),
+            (long long)c->plan->knobs.value[CABE_KNOB_CONTEXT]);
 }
 
 static void print_answer(const struct chat *c, const struct cabe_generated *g)
 {
     int64_t computed = g->n_prompt - g->n_cached;
     json_t *json = json_pack(
-        "{s:s,s:I,s:I,s:I,s:f,s:f,s:f,s:I,s:I}", "finish", finish_name(g), "prompt_tokens",
+        "{s:s,s:I,s:I,s:I,s:f,s:f,s:f,s:f,s:I,s:I,s:I}", "finish", finish_name(g), "prompt_tokens",
         (json_int_t)g->n_prompt, "cached_tokens", (json_int_t)g->n_cached, "new_tokens", (json_int_t)g->n_new,
         "prompt_tokens_per_s", g->prompt_seconds > 0 ? (double)computed / g->prompt_seconds : 0.0, "tokens_per_s",
         g->n_new > 1 && g->new_seconds > 0 ? (double)(g->n_new - 1) / g->new_seconds : 0.0, "first_seconds",
-        g->first_seconds, "peak_bytes", (json_int_t)cli_peak_bytes(), "predicted_peak_bytes",
+        g->first_seconds, "start_ms", c->start_ms, "context_tokens", (json_int_t)c->plan->knobs.value[CABE_KNOB_CONTEXT],
+        "peak_bytes", (json_int_t)cli_peak_bytes(), "predicted_peak_bytes",
         (json_int_t)cli_predicted_bytes(c->plan));
 
     json_object_set_new(json, "text", cabe_json_text(c->answer ? c->answer : "", c->n_answer));
@@ -176,6 +179,8 @@ static enum cabe_status answer(struct chat *c, const int32_t *ids, size_t n_ids,
     json_decref(c->answer_tokens);
     c->answer_tokens = c->options.json ? json_array() : NULL;
     status = cabe_generate(c->generator, &generation, &cli_cancel, &result, err);
+    if (c->start_ms <= 0 && result.begun_ns > 0)
+        c->start_ms = cli_start_ms(result.begun_ns);
     if (!c->options.json && result.n_new > 0)
         putchar('\n');
     fflush(stdout);

@@ -71,6 +71,7 @@ int main(int argc, char **argv)
 {
     int code;
 
+    cli_started();
     handle_signals();
     code = run(argc, argv);
     /* What the last buffer could not write (a full disk, a reader that left) must not look like success. */

@@ -25,6 +25,8 @@
 
 #define HEADER_GUESS_BYTES (UINT64_C(16) << 10) /* description and checksums of a common encoder */
 #define VERIFY_PIECE (UINT64_C(1) << 20)
+#define POPULATE_PIECE (UINT64_C(2) << 20)
+#define DIRECT_ALIGN UINT64_C(512)
 #define CHECK_STACK_BYTES (64u * 1024u)
 
 struct cabe_fitted {
@@ -32,6 +34,7 @@ struct cabe_fitted {
     struct cabe_source *source; /* the copy, read as the GGUF file it is */
     struct cabe_model *model;
     int fd;
+    int direct; /* struct cabe_fitted_config */
     uint64_t file_bytes;
     int32_t n_segments;
 
@@ -39,10 +42,16 @@ struct cabe_fitted {
     struct cabe_ledger *ledger;
     char place[48];
     uint64_t weights_bytes, caches_bytes;
-    uint8_t *map;        /* the whole file, or only its head while streaming */
-    uint64_t map_bytes;
-    struct cabe_guard *guard;
-    uint8_t *verified;   /* streaming: by tensor, whether its first read was checked */
+    int64_t n_streamed;
+    uint8_t *map; /* the file, with a hole where streamed segments are; or only its head where none stays */
+    uint64_t map_bytes, hole_begin, hole_end;
+    struct cabe_guard *guard[2]; /* before and behind the hole */
+
+    /* streaming: the first read of each tensor is summed as it comes */
+    int direct_fd;     /* past the page cache; -1: not wanted or not possible */
+    uint8_t *verified; /* by tensor */
+    XXH3_state_t sum;
+    uint64_t summed; /* where in the file the next byte of that sum is */
 
     pthread_t checker;
     int checking;
@@ -119,7 +128,7 @@ static enum cabe_status read_model(struct cabe_fitted *f, struct cabe_error *err
 
 /* Opens the file behind `fd`, which is then the handle's in any case. */
 static enum cabe_status open_copy(struct cabe_fitted **out, int fd, const char *path, const char *shown,
-                                  const struct cabe_fit_key *key, struct cabe_error *err)
+                                  const struct cabe_fit_key *key, int direct, struct cabe_error *err)
 {
     struct cabe_fitted *f = cabe_calloc(1, sizeof *f);
     struct stat info;
@@ -132,6 +141,8 @@ static enum cabe_status open_copy(struct cabe_fitted **out, int fd, const char *
         return cabe_fail(err, CABE_ERR_OOM, "%s: handle", shown);
     }
     f->fd = fd;
+    f->direct_fd = -1;
+    f->direct = direct;
     snprintf(f->path, sizeof f->path, "%s", shown);
     if (fstat(fd, &info) != 0) {
         status = cabe_fail_errno(err, errno, "%s", shown);
@@ -179,6 +190,17 @@ static int says_damaged(enum cabe_status status)
            status == CABE_ERR_CHANGED || status == CABE_ERR_NOT_FOUND;
 }
 
+/* Whether the source still is what it was: from the first header that was looked at to the last byte of the copy. */
+static enum cabe_status check_source(const struct cabe_fitted_config *config, uint64_t identity, struct cabe_error *err)
+{
+    struct cabe_fit_key now;
+    enum cabe_status status = cabe_fit_key_read(&now, config->path, err);
+
+    if (status == CABE_ERR_NOT_FOUND || (status == CABE_OK && now.identity != identity))
+        return cabe_fail(err, CABE_ERR_CHANGED, "%s: has changed while it was read; start again", config->path);
+    return status;
+}
+
 enum cabe_status cabe_fitted_find(struct cabe_fitted **out, const struct cabe_fitted_config *config,
                                   struct cabe_error *err)
 {
@@ -188,6 +210,8 @@ enum cabe_status cabe_fitted_find(struct cabe_fitted **out, const struct cabe_fi
     int fd;
 
     *out = NULL;
+    if (status == CABE_OK && config->identity)
+        status = check_source(config, config->identity, err);
     if (status != CABE_OK)
         return status;
     if (!config->cache_dir || !copy_path(path, config, &key))
@@ -195,7 +219,7 @@ enum cabe_status cabe_fitted_find(struct cabe_fitted **out, const struct cabe_fi
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return cabe_fail(err, CABE_ERR_NOT_FOUND, "%s: no fitted copy", config->path);
-    status = open_copy(out, fd, path, path, &key, err);
+    status = open_copy(out, fd, path, path, &key, config->direct, err);
     if (says_damaged(status)) {
         cabe_log(config->log, CABE_LOG_WARN, "fitted_copy_damaged", "{s:s,s:s}", "path", path, "reason",
                  err ? err->text : "");
@@ -211,7 +235,8 @@ void cabe_fitted_close(struct cabe_fitted *f)
         return;
     if (f->checking)
         pthread_join(f->checker, NULL);
-    cabe_guard_remove(f->guard);
+    cabe_guard_remove(f->guard[0]);
+    cabe_guard_remove(f->guard[1]);
     if (f->map)
         munmap(f->map, f->map_bytes);
     if (f->ledger) {
@@ -221,6 +246,8 @@ void cabe_fitted_close(struct cabe_fitted *f)
     cabe_free(f->verified);
     cabe_model_close(f->model);
     cabe_source_close(f->source);
+    if (f->direct_fd >= 0)
+        close(f->direct_fd);
     if (f->fd >= 0)
         close(f->fd);
     cabe_free(f);
@@ -474,6 +501,8 @@ static enum cabe_status make_on_disk(struct cabe_fitted **out, struct making *m,
     if (status == CABE_OK)
         status = write_copy(m, &to, path, key, err);
     if (status == CABE_OK)
+        status = check_source(m->config, key->identity, err);
+    if (status == CABE_OK)
         status = cabe_outfile_commit(file, err);
     cabe_outfile_close(file);
     if (status != CABE_OK)
@@ -481,7 +510,7 @@ static enum cabe_status make_on_disk(struct cabe_fitted **out, struct making *m,
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return cabe_fail_errno(err, errno, "%s", path);
-    return open_copy(out, fd, path, path, key, err);
+    return open_copy(out, fd, path, path, key, m->config->direct, err);
 }
 
 /* ---- the copy in memory: a file without a name ---- */
@@ -535,12 +564,14 @@ static enum cabe_status make_in_memory(struct cabe_fitted **out, struct making *
     if (file.fd < 0)
         return cabe_fail_errno(err, errno, "fitted copy in memory");
     status = write_copy(m, &to, "(memory)", key, err);
+    if (status == CABE_OK)
+        status = check_source(m->config, key->identity, err);
     if (status != CABE_OK) {
         close(file.fd);
         return status;
     }
     snprintf(path, sizeof path, "/proc/self/fd/%d", file.fd);
-    return open_copy(out, file.fd, path, "(memory)", key, err);
+    return open_copy(out, file.fd, path, "(memory)", key, 0, err);
 }
 
 enum cabe_status cabe_fitted_make(struct cabe_fitted **out, const struct cabe_fitted_config *config,
@@ -555,6 +586,8 @@ enum cabe_status cabe_fitted_make(struct cabe_fitted **out, const struct cabe_fi
     *out = NULL;
     m.work_bytes = cabe_fitted_making_bytes(model, &config->choice);
     status = cabe_fit_key_read(&key, config->path, err);
+    if (status == CABE_OK && config->identity)
+        status = check_source(config, config->identity, err);
     if (status == CABE_OK)
         status = cabe_model_graph(&m.graph, model, &config->choice, 0, err);
     if (status == CABE_OK) {
@@ -619,20 +652,39 @@ static uint64_t page_end(uint64_t offset)
     return (offset + CABE_CONTAINER_ALIGN - 1) / CABE_CONTAINER_ALIGN * CABE_CONTAINER_ALIGN;
 }
 
-/* The file is [header, tokenizer, host tables][segment 0][segment 1]...; what stays is always a beginning of it. */
-static uint64_t kept_bytes(const struct cabe_fitted *f, enum cabe_fitted_keep keep)
+int cabe_fitted_streams(int32_t segment, int32_t n_segments, int64_t n)
 {
-    const struct cabe_source_tensor *first = tensor_named(f, "segment.%d", 0);
+    int32_t last = n_segments - 1;
 
-    if (keep == CABE_KEEP_ALL || !first)
-        return f->file_bytes;
-    return keep == CABE_KEEP_NONE ? first->offset : first->offset + first->bytes;
+    if (n <= 0 || segment <= 0 || segment > last)
+        return 0;
+    return segment == last ? n >= last : segment >= last - n;
 }
 
-void cabe_fitted_bytes(const struct cabe_fitted *f, enum cabe_fitted_keep keep, uint64_t *weights, uint64_t *caches)
+/* The file is [header, tokenizer, host tables][segment 0][segment 1]...: the part of it that need not stay. */
+static void find_hole(const struct cabe_fitted *f, int64_t n_streamed, uint64_t *begin, uint64_t *end)
 {
-    *caches = page_end(kept_bytes(f, CABE_KEEP_NONE));
-    *weights = page_end(kept_bytes(f, keep)) - *caches;
+    int32_t from = 0, to;
+
+    *begin = *end = f->file_bytes;
+    while (from < f->n_segments && n_streamed >= 0 && !cabe_fitted_streams(from, f->n_segments, n_streamed))
+        from++;
+    for (to = from; to < f->n_segments && (n_streamed < 0 || cabe_fitted_streams(to, f->n_segments, n_streamed));)
+        to++;
+    if (from < to)
+        *begin = cabe_fitted_segment_offset(f, from);
+    if (to < f->n_segments)
+        *end = cabe_fitted_segment_offset(f, to);
+}
+
+void cabe_fitted_bytes(const struct cabe_fitted *f, int64_t n_streamed, uint64_t *weights, uint64_t *caches)
+{
+    uint64_t begin, end;
+
+    find_hole(f, n_streamed, &begin, &end);
+    end = end > begin ? page_end(end) : begin;
+    *caches = f->n_segments > 0 ? cabe_fitted_segment_offset(f, 0) : page_end(f->file_bytes);
+    *weights = page_end(f->file_bytes) - *caches - (end - begin);
 }
 
 /* Sums are in the order of the tensors in the file, which need not be that of the source's list. */
@@ -655,21 +707,38 @@ static enum cabe_status wrong_sum(const struct cabe_fitted *f, const char *tenso
                      f->path, tensor);
 }
 
-/* Populates and checks what is resident, tensor by tensor. */
+/*
+ * Makes a tensor's pages resident and gives its sum. In pieces: the kernel holds the lock on the address space for as
+ * long as one takes, and the thread that starts the program maps memory meanwhile.
+ */
+static uint64_t populate_and_sum(const struct cabe_fitted *f, const struct cabe_source_tensor *tensor)
+{
+    XXH3_state_t state;
+
+    XXH3_64bits_reset(&state);
+    for (uint64_t at = 0; at < tensor->bytes; at += POPULATE_PIECE) {
+        uint64_t n = tensor->bytes - at < POPULATE_PIECE ? tensor->bytes - at : POPULATE_PIECE;
+        uint8_t *piece = f->map + tensor->offset + at;
+
+        madvise(piece, page_end(n), MADV_POPULATE_READ); /* kernels before 5.14: the sum touches every page */
+        XXH3_64bits_update(&state, piece, n);
+    }
+    return XXH3_64bits_digest(&state) & INT64_MAX;
+}
+
+/* Populates and checks what is resident, in the order of the file, which is that of its use. */
 static void *check_resident(void *self)
 {
     struct cabe_fitted *f = self;
 
     /* Read from disk into huge pages, where the file system has them: 2 to 20 % more bytes a second. */
     (void)madvise(f->map, f->map_bytes, MADV_HUGEPAGE);
-    if (madvise(f->map, f->map_bytes, MADV_POPULATE_READ) != 0)
-        madvise(f->map, f->map_bytes, MADV_WILLNEED); /* kernels before 5.14: the sums below touch every page */
     for (size_t i = 0; i < cabe_source_n_tensors(f->source); i++) {
         const struct cabe_source_tensor *tensor = cabe_source_tensor(f->source, i);
 
-        if (tensor->offset + tensor->bytes > f->map_bytes)
+        if (tensor->offset >= f->hole_begin && tensor->offset < f->hole_end)
             continue;
-        if ((XXH3_64bits(f->map + tensor->offset, tensor->bytes) & INT64_MAX) != checksum_of(f, tensor)) {
+        if (populate_and_sum(f, tensor) != checksum_of(f, tensor)) {
             f->check_status = wrong_sum(f, tensor->name, &f->check_error);
             return NULL;
         }
@@ -692,15 +761,36 @@ static enum cabe_status start_check(struct cabe_fitted *f, struct cabe_error *er
     return CABE_OK;
 }
 
-enum cabe_status cabe_fitted_load(struct cabe_fitted *f, struct cabe_ledger *ledger, enum cabe_fitted_keep keep,
+/* Maps what stays, each side of the hole under a guard of its own. */
+static enum cabe_status map_kept(struct cabe_fitted *f, struct cabe_error *err)
+{
+    uint64_t hole = f->hole_end - f->hole_begin, behind = f->file_bytes - f->hole_end;
+    enum cabe_status status;
+
+    f->map_bytes = behind ? f->file_bytes : f->hole_begin;
+    f->map = mmap(NULL, f->map_bytes, PROT_READ, MAP_SHARED, f->fd, 0);
+    if (f->map == MAP_FAILED) {
+        f->map = NULL;
+        return cabe_fail_errno(err, errno, "%s: mapping %" PRIu64 " bytes", f->path, f->map_bytes);
+    }
+    status = cabe_guard_add(&f->guard[0], f->map, f->hole_begin, CABE_GUARD_READ, f->fd, f->path, err);
+    if (status != CABE_OK || !behind || !hole)
+        return status;
+    if (mmap(f->map + f->hole_begin, hole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0) ==
+        MAP_FAILED)
+        return cabe_fail_errno(err, errno, "%s: hole of %" PRIu64 " bytes", f->path, hole);
+    return cabe_guard_add(&f->guard[1], f->map + f->hole_end, behind, CABE_GUARD_READ, f->fd, f->path, err);
+}
+
+enum cabe_status cabe_fitted_load(struct cabe_fitted *f, struct cabe_ledger *ledger, int64_t n_streamed,
                                   const char *place, struct cabe_error *err)
 {
     enum cabe_status status;
 
-    cabe_fitted_bytes(f, keep, &f->weights_bytes, &f->caches_bytes);
+    cabe_fitted_bytes(f, n_streamed, &f->weights_bytes, &f->caches_bytes);
     snprintf(f->place, sizeof f->place, "%s", place);
-    f->map_bytes = kept_bytes(f, keep);
-    if (keep != CABE_KEEP_ALL && !(f->verified = cabe_calloc(cabe_source_n_tensors(f->source), 1)))
+    find_hole(f, n_streamed, &f->hole_begin, &f->hole_end);
+    if (n_streamed != CABE_KEEP_ALL && !(f->verified = cabe_calloc(cabe_source_n_tensors(f->source), 1)))
         return cabe_fail(err, CABE_ERR_OOM, "%s: marks", f->path);
     status = cabe_ledger_reserve(ledger, CABE_HOST, CABE_PURPOSE_WEIGHTS, f->weights_bytes, place, err);
     if (status != CABE_OK)
@@ -711,12 +801,9 @@ enum cabe_status cabe_fitted_load(struct cabe_fitted *f, struct cabe_ledger *led
         return status;
     }
     f->ledger = ledger;
-    f->map = mmap(NULL, f->map_bytes, PROT_READ, MAP_SHARED, f->fd, 0);
-    if (f->map == MAP_FAILED) {
-        f->map = NULL;
-        return cabe_fail_errno(err, errno, "%s: mapping %" PRIu64 " bytes", f->path, f->map_bytes);
-    }
-    status = cabe_guard_add(&f->guard, f->map, f->map_bytes, CABE_GUARD_READ, f->fd, f->path, err);
+    if (n_streamed != CABE_KEEP_ALL && f->direct && f->path[0] != '(')
+        f->direct_fd = open(f->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
+    status = map_kept(f, err);
     return status == CABE_OK ? start_check(f, err) : status;
 }
 
@@ -726,8 +813,8 @@ enum cabe_status cabe_fitted_check(struct cabe_fitted *f, struct cabe_error *err
         pthread_join(f->checker, NULL);
         f->checking = 0;
     }
-    if (f->guard) {
-        enum cabe_status status = cabe_guard_check(f->guard, err);
+    for (int i = 0; i < 2; i++) {
+        enum cabe_status status = f->guard[i] ? cabe_guard_check(f->guard[i], err) : CABE_OK;
 
         if (status != CABE_OK)
             return status;
@@ -789,32 +876,61 @@ const void *cabe_fitted_memory(const struct cabe_fitted *f, uint64_t *bytes)
     return f->map;
 }
 
+/* The sum of a tensor that is read in order for the first time; read in another way it stays unknown. */
+static enum cabe_status sum_first_read(struct cabe_fitted *f, uint64_t offset, const void *data, uint64_t bytes,
+                                       struct cabe_error *err)
+{
+    for (size_t i = 0; f->verified && i < cabe_source_n_tensors(f->source); i++) {
+        const struct cabe_source_tensor *tensor = cabe_source_tensor(f->source, i);
+
+        if (offset < tensor->offset || offset + bytes > tensor->offset + tensor->bytes || f->verified[i])
+            continue;
+        if (offset == tensor->offset)
+            XXH3_64bits_reset(&f->sum);
+        else if (offset != f->summed)
+            continue;
+        XXH3_64bits_update(&f->sum, data, bytes);
+        f->summed = offset + bytes;
+        if (f->summed < tensor->offset + tensor->bytes)
+            return CABE_OK;
+        if ((XXH3_64bits_digest(&f->sum) & INT64_MAX) != checksum_of(f, tensor))
+            return wrong_sum(f, tensor->name, err);
+        f->verified[i] = 1;
+    }
+    return CABE_OK;
+}
+
+/* Reads past the page cache want whole blocks of the disk; what is not, or is refused, is read as usual. */
+static int is_direct(const struct cabe_fitted *f, uint64_t offset, const void *data, uint64_t bytes)
+{
+    return f->direct_fd >= 0 && ((offset | bytes | (uintptr_t)data) & (DIRECT_ALIGN - 1)) == 0;
+}
+
 enum cabe_status cabe_fitted_read(void *self, uint64_t offset, void *data, uint64_t bytes, struct cabe_error *err)
 {
     struct cabe_fitted *f = self;
+    int direct = is_direct(f, offset, data, bytes);
 
     for (uint64_t done = 0; done < bytes;) {
-        ssize_t n = pread(f->fd, (uint8_t *)data + done, bytes - done, (off_t)(offset + done));
+        ssize_t n = pread(direct ? f->direct_fd : f->fd, (uint8_t *)data + done, bytes - done, (off_t)(offset + done));
 
         if (n < 0 && errno == EINTR)
             continue;
+        if (n < 0 && direct) {
+            direct = 0;
+            continue;
+        }
         if (n < 0)
             return cabe_fail_errno(err, errno, "%s: reading at %" PRIu64, f->path, offset + done);
         if (n == 0)
             return cabe_fail(err, CABE_ERR_CHANGED, "%s: ends at %" PRIu64 ", wanted %" PRIu64 " bytes at %" PRIu64,
                              f->path, offset + done, bytes, offset);
         done += (uint64_t)n;
+        direct = direct && done % DIRECT_ALIGN == 0; /* a short read may end anywhere */
     }
-    for (size_t i = 0; f->verified && i < cabe_source_n_tensors(f->source); i++) {
-        const struct cabe_source_tensor *tensor = cabe_source_tensor(f->source, i);
-
-        if (tensor->offset != offset || tensor->bytes != bytes || f->verified[i])
-            continue;
-        if ((XXH3_64bits(data, bytes) & INT64_MAX) != checksum_of(f, tensor))
-            return wrong_sum(f, tensor->name, err);
-        f->verified[i] = 1;
-    }
-    return CABE_OK;
+    if (!direct && f->direct) /* the same memory for the system, a little later */
+        posix_fadvise(f->fd, (off_t)offset, (off_t)bytes, POSIX_FADV_DONTNEED);
+    return sum_first_read(f, offset, data, bytes, err);
 }
 
 enum cabe_status cabe_fitted_remove(const char *cache_dir, const char *path, uint64_t *freed, struct cabe_error *err)

@@ -40,9 +40,14 @@ struct cabe_fitted_config {
     struct cabe_log *log;            /* may be NULL */
     const struct cabe_cancel *cancel;
     const struct cabe_progress *progress;
+    uint64_t identity; /* of the source when it was looked at first: it must not have changed since; 0: not known */
+    int direct; /* streamed segments are read past the system's page cache, which then holds nothing of them */
 };
 
-/* The copy that is there for this source as it is now. CABE_ERR_NOT_FOUND: none, or one that is stale or damaged. */
+/*
+ * The copy that is there for this source as it is now. CABE_ERR_NOT_FOUND: none, or one that is stale or damaged.
+ * CABE_ERR_CHANGED: the source is no longer the one of `identity`.
+ */
 CABE_CHECKED enum cabe_status cabe_fitted_find(struct cabe_fitted **out, const struct cabe_fitted_config *config,
                                                struct cabe_error *err);
 /*
@@ -61,18 +66,24 @@ const char *cabe_fitted_path(const struct cabe_fitted *fitted); /* of the copy; 
 uint64_t cabe_fitted_file_bytes(const struct cabe_fitted *fitted);
 
 /*
- * Which segments stay in host memory. FIRST: the network's layers are streamed, but not what comes before them, where
- * the tables are that rows are gathered from. NONE: the weights are on another device.
+ * Which segments stay in host memory: all but `n` that are streamed, see cabe_fitted_streams(); or none, where the
+ * weights are on another device.
  */
-enum cabe_fitted_keep { CABE_KEEP_ALL, CABE_KEEP_FIRST, CABE_KEEP_NONE };
+#define CABE_KEEP_ALL 0
+#define CABE_KEEP_FIRST INT64_MAX
+#define CABE_KEEP_NONE (-1)
+/*
+ * Whether a segment is among the n that are streamed. Layers go first, the last one before the others, so that what
+ * stays is read as long as possible before the first of them is needed; then the last segment, a head that is larger
+ * than a layer. The first one never goes: there are the tables that rows are gathered from.
+ */
+int cabe_fitted_streams(int32_t segment, int32_t n_segments, int64_t n);
 
 /* What load() will charge: segments that stay (WEIGHTS), tokenizer and host tables (CACHES). */
-void cabe_fitted_bytes(const struct cabe_fitted *fitted, enum cabe_fitted_keep keep, uint64_t *weights,
-                       uint64_t *caches);
+void cabe_fitted_bytes(const struct cabe_fitted *fitted, int64_t n_streamed, uint64_t *weights, uint64_t *caches);
 /* Charges the ledger and maps what stays, which is then made resident and checked in the background. */
 CABE_CHECKED enum cabe_status cabe_fitted_load(struct cabe_fitted *fitted, struct cabe_ledger *ledger,
-                                               enum cabe_fitted_keep keep, const char *place,
-                                               struct cabe_error *err);
+                                               int64_t n_streamed, const char *place, struct cabe_error *err);
 /*
  * Waits for the background check, once; later calls are cheap. CABE_ERR_FORMAT: a checksum is wrong; the copy has been
  * removed. CABE_ERR_CHANGED: the file has shrunk since load().
@@ -85,7 +96,10 @@ CABE_CHECKED enum cabe_status cabe_fitted_verify(struct cabe_fitted *fitted, str
 const void *cabe_fitted_tokenizer(const struct cabe_fitted *fitted, size_t *bytes);
 const void *cabe_fitted_host(const struct cabe_fitted *fitted, const char *name); /* or NULL */
 int32_t cabe_fitted_n_segments(const struct cabe_fitted *fitted);
-/* What is mapped, from the file's first byte, and where in the file a segment begins. */
+/*
+ * What is mapped, from the file's first byte, and where in the file a segment begins. Where the streamed segments would
+ * be is nothing that may be read.
+ */
 const void *cabe_fitted_memory(const struct cabe_fitted *fitted, uint64_t *bytes);
 uint64_t cabe_fitted_segment_offset(const struct cabe_fitted *fitted, int32_t segment);
 /* For struct cabe_weights: reads from the copy's file; `offset` as given by segment_offset. */

@@ -54,6 +54,37 @@ static enum cabe_status add_folder(struct cabe_fit_key *key, const char *path, i
     return status;
 }
 
+static int ends_in(const char *name, const char *end)
+{
+    size_t n = strlen(name), m = strlen(end);
+
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
+/* A llama2.c checkpoint has its tokenizer in a file beside it: tok<vocabulary>.bin or tokenizer.bin. */
+static void add_tokenizers_beside(struct cabe_fit_key *key, const char *path)
+{
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    char folder[PATH_MAX] = ".";
+    struct dirent *entry;
+    DIR *dir;
+
+    if (slash && snprintf(folder, sizeof folder, "%.*s", (int)(slash + 1 - path), path) >= (int)sizeof folder)
+        return;
+    dir = opendir(folder);
+    while (dir && (entry = readdir(dir))) {
+        char beside[PATH_MAX + 2];
+        struct stat info;
+
+        if (strncmp(entry->d_name, "tok", 3) == 0 && ends_in(entry->d_name, ".bin") && strcmp(entry->d_name, base) != 0 &&
+            snprintf(beside, sizeof beside, "%s/%s", folder, entry->d_name) < (int)sizeof beside &&
+            stat(beside, &info) == 0 && S_ISREG(info.st_mode))
+            add_file(key, entry->d_name, &info);
+    }
+    if (dir)
+        closedir(dir);
+}
+
 enum cabe_status cabe_fit_key_read(struct cabe_fit_key *key, const char *path, struct cabe_error *err)
 {
     char absolute[PATH_MAX];
@@ -69,6 +100,8 @@ enum cabe_status cabe_fit_key_read(struct cabe_fit_key *key, const char *path, s
         status = add_folder(key, absolute, 0, err);
     else
         add_file(key, "", &info);
+    if (S_ISREG(info.st_mode) && ends_in(path, ".bin"))
+        add_tokenizers_beside(key, path);
     all[0] = key->bytes;
     all[1] = key->mtime_ns;
     all[2] = key->path_hash;

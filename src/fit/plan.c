@@ -30,7 +30,10 @@ const char *cabe_knob_text(enum cabe_knob knob, int64_t value, char out[CABE_KNO
         snprintf(out, CABE_KNOB_TEXT_MAX, "%s", value == CABE_PRECISION_HIGH ? "high" : "int8");
         break;
     case CABE_KNOB_STREAM:
-        snprintf(out, CABE_KNOB_TEXT_MAX, "%s", value ? "yes" : "no");
+        if (value == 0)
+            snprintf(out, CABE_KNOB_TEXT_MAX, "no");
+        else
+            snprintf(out, CABE_KNOB_TEXT_MAX, "%" PRId64 " segments", value);
         break;
     default:
         snprintf(out, CABE_KNOB_TEXT_MAX, "%" PRId64, value);
@@ -261,7 +264,7 @@ static void say_smallest_change(struct cabe_plan *plan, const struct cabe_fit_ta
  * The last rung often frees more than was missing. What was given up before it is taken back, the last first, as far
  * as there is room: the plan is then no worse than the budget makes it.
  */
-static enum cabe_status take_back(struct cabe_plan *plan, const struct cabe_fit_task *task,
+static enum cabe_status take_back(struct cabe_plan *plan, const struct cabe_fit_task *task, uint32_t knobs,
                                   const struct cabe_machine *machine, int n_threads, struct cabe_error *err)
 {
     for (int i = plan->n_rungs - 2; i > 0; i--) {
@@ -269,7 +272,7 @@ static enum cabe_status take_back(struct cabe_plan *plan, const struct cabe_fit_
         int64_t now = plan->knobs.value[turned.knob];
         enum cabe_status status;
 
-        if (turned.verdict != CABE_RUNG_TOO_BIG || now != turned.to)
+        if (turned.verdict != CABE_RUNG_TOO_BIG || now != turned.to || !(knobs >> turned.knob & 1))
             continue;
         plan->knobs.value[turned.knob] = turned.from;
         status = measure(plan, task, machine, n_threads, err);
@@ -282,6 +285,43 @@ static enum cabe_status take_back(struct cabe_plan *plan, const struct cabe_fit_
     return plan->fits ? CABE_OK : measure(plan, task, machine, n_threads, err);
 }
 
+/* The least value of the knob that fits, above `low`, which does not; that of the plan does. */
+static enum cabe_status search(struct cabe_plan *plan, const struct cabe_fit_task *task, enum cabe_knob knob, int64_t low,
+                               const struct cabe_machine *machine, int n_threads, struct cabe_error *err)
+{
+    int64_t given = plan->knobs.value[knob], high = given;
+    enum cabe_status status = CABE_OK;
+
+    while (high - low > 1 && status == CABE_OK) {
+        plan->knobs.value[knob] = low + (high - low) / 2;
+        status = measure(plan, task, machine, n_threads, err);
+        *(plan->fits ? &high : &low) = plan->knobs.value[knob];
+    }
+    plan->knobs.value[knob] = high;
+    if (status == CABE_OK)
+        status = measure(plan, task, machine, n_threads, err);
+    if (status == CABE_OK && high != given)
+        note_rung(plan, knob, given, high, "as few as the room wants");
+    return status;
+}
+
+/* What the rung that fits, the last, makes room for. */
+static enum cabe_status use_room(struct cabe_plan *plan, const struct cabe_fit_task *task,
+                                 const struct cabe_machine *machine, int n_threads, struct cabe_error *err)
+{
+    struct cabe_plan_rung last = plan->rung[plan->n_rungs - 1];
+    uint32_t all = (UINT32_C(1) << CABE_N_KNOBS) - 1, dear = 0;
+    enum cabe_status status = CABE_OK;
+
+    if (plan->n_rungs > 1 && (task->searched >> last.knob & 1)) {
+        dear = task->dear;
+        status = take_back(plan, task, dear, machine, n_threads, err);
+        if (status == CABE_OK)
+            status = search(plan, task, last.knob, last.from, machine, n_threads, err);
+    }
+    return status == CABE_OK ? take_back(plan, task, all & ~dear, machine, n_threads, err) : status;
+}
+
 enum cabe_status cabe_plan_make(struct cabe_plan *plan, const struct cabe_fit_task *task,
                                 const uint64_t *budget_bytes, int n_devices, const struct cabe_machine *machine,
                                 int n_threads, struct cabe_error *err)
@@ -291,6 +331,7 @@ enum cabe_status cabe_plan_make(struct cabe_plan *plan, const struct cabe_fit_ta
     memset(plan, 0, sizeof *plan);
     plan->task = task->name;
     plan->n_devices = n_devices;
+    plan->n_segments = task->n_segments;
     plan->knobs = task->preferred;
     for (int d = 0; d < n_devices; d++)
         plan->budget_bytes[d] = budget_bytes[d];
@@ -325,7 +366,7 @@ enum cabe_status cabe_plan_make(struct cabe_plan *plan, const struct cabe_fit_ta
         }
     }
     if (plan->fits)
-        return take_back(plan, task, machine, n_threads, err);
+        return use_room(plan, task, machine, n_threads, err);
     say_smallest_change(plan, task, machine, n_threads);
     return CABE_OK;
 }
@@ -432,6 +473,8 @@ json_t *cabe_plan_json(const struct cabe_plan *plan)
     for (int k = 0; k < CABE_N_KNOBS; k++)
         if (knob_matters(&plan->knobs, (enum cabe_knob)k))
             json_object_set_new(knobs, knob_names[k], knob_json((enum cabe_knob)k, plan->knobs.value[k]));
+    if (plan->n_segments > 0)
+        json_object_set_new(knobs, "streamed_segments", json_integer((json_int_t)plan->knobs.value[CABE_KNOB_STREAM]));
     for (int i = 0; i < plan->n_phases; i++) {
         json_array_append_new(phases, phase_json(plan, &plan->phase[i]));
         seconds += plan->phase[i].seconds;
@@ -465,6 +508,9 @@ void cabe_plan_print(const struct cabe_plan *plan, FILE *to)
         if (knob_matters(&plan->knobs, (enum cabe_knob)k))
             fprintf(to, "%s%s %s", k ? ", " : "  ", knob_names[k],
                     cabe_knob_text((enum cabe_knob)k, plan->knobs.value[k], text));
+    if (plan->knobs.value[CABE_KNOB_STREAM])
+        fprintf(to, "\n  %" PRId64 " of %" PRId64 " segments stay in memory, the others are read from disk before each use",
+                plan->n_segments - plan->knobs.value[CABE_KNOB_STREAM], plan->n_segments);
     fprintf(to, "\n\n  %-24s %10s %8s  %s\n", "phase", "peak MiB", "seconds", "of which (MiB)");
     for (int i = 0; i < plan->n_phases; i++) {
         const struct cabe_plan_phase *phase = &plan->phase[i];

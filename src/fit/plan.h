@@ -5,7 +5,7 @@
  * bytes that its own placing code will reserve, by device and purpose, under given knobs; nothing here knows a
  * formula. The planner walks a ladder: it starts from the preferred knobs and turns one after another, in the order
  * given, until the peak is within every budget; then it takes back what it gave up, the last first, as far as there is
- * room. It keeps what it tried.
+ * room: of the segments of a network that must be streamed, as many stay as there is room for. It keeps what it tried.
  *
  * A plan is a pure function of (what measure() answers, budgets, ladder). Thread: one plan, one thread.
  */
@@ -31,7 +31,7 @@
     X(CONTEXT, "context")     /* tokens of one sequence that is generated */                                 \
     X(SEQUENCES, "sequences") /* generated at a time */                                                      \
     X(KV, "kv")               /* enum cabe_kv_format of keys and values */                                   \
-    X(STREAM, "stream")       /* 1: segments of the network are read from disk or host before each use */
+    X(STREAM, "stream")       /* segments of the network that are read from disk or host before each use; 0: none */
 
 enum cabe_knob {
 #define X(symbol, name) CABE_KNOB_##symbol,
@@ -97,6 +97,13 @@ struct cabe_fit_task {
     struct cabe_fit_step step[CABE_FIT_STEPS_MAX];
     int n_steps;
     uint32_t pinned; /* bit of an enum cabe_knob that the person fixed: its rungs are passed over */
+    /*
+     * Bit of a knob of which every value up to a rung's is one that frees less and costs less: when the rung fits, the
+     * least value that does is looked for. Before that, what `dear` names is taken back: knobs whose smaller values cost
+     * more once this one is turned.
+     */
+    uint32_t searched, dear;
+    int64_t n_segments; /* that may be streamed; 0: nothing of this task may */
 };
 
 struct cabe_plan_phase {
@@ -126,8 +133,9 @@ struct cabe_plan {
     struct cabe_knobs knobs;
     struct cabe_plan_phase phase[CABE_FIT_PHASES_MAX];
     int n_phases;
-    struct cabe_plan_rung rung[2 * CABE_FIT_STEPS_MAX + 1];
+    struct cabe_plan_rung rung[3 * CABE_FIT_STEPS_MAX + 2];
     int n_rungs;
+    int64_t n_segments; /* of the task */
 };
 
 /*

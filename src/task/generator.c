@@ -75,6 +75,12 @@ static struct cabe_kv_config kv_config(const struct cabe_generator *g, const str
     return config;
 }
 
+/* Nothing is drawn from weights that are not known to be whole, or that somebody has changed since. */
+static enum cabe_status check_weights(void *self, struct cabe_error *err)
+{
+    return cabe_fitted_check(self, err);
+}
+
 static struct cabe_engine_config engine_config(const struct cabe_generator *g, const struct cabe_knobs *knobs)
 {
     struct cabe_engine_config config = {.program = g->net.program,
@@ -85,7 +91,9 @@ static struct cabe_engine_config engine_config(const struct cabe_generator *g, c
                                         .step_tokens = knobs->value[CABE_KNOB_BATCH],
                                         .n_seqs = (int32_t)knobs->value[CABE_KNOB_SEQUENCES],
                                         .n_ctx = knobs->value[CABE_KNOB_CONTEXT],
-                                        .place = g->net.place};
+                                        .place = g->net.place,
+                                        .check = check_weights,
+                                        .check_self = g->net.fitted};
 
     return config;
 }
@@ -312,13 +320,8 @@ static int on_token(void *self, const struct cabe_sampled *sampled)
     struct writing *w = self;
     const struct cabe_tokenizer *tokenizer = w->generator->net.tokenizer;
 
-    if (w->first_ns == 0) {
+    if (w->first_ns == 0)
         w->first_ns = cabe_clock_ns();
-        /* No text leaves before the copy is known to be whole. */
-        w->status = cabe_generator_check(w->generator, w->err);
-        if (w->status != CABE_OK)
-            return 1;
-    }
     if (!w->generation->ignore_end && cabe_tokenizer_is_end(tokenizer, sampled->token)) {
         w->ended = 1;
         return 1;
@@ -366,6 +369,7 @@ static enum cabe_status run(struct writing *w, const struct cabe_cancel *cancel,
         status = cabe_engine_add(engine, &request, &slot, err);
     if (status != CABE_OK)
         return status;
+    result->begun_ns = cabe_clock_ns();
     do {
         status = cabe_engine_step(engine, cancel, err);
         cabe_engine_view(engine, slot, &view);

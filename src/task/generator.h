@@ -88,6 +88,7 @@ struct cabe_generated {
     int64_t n_prompt, n_cached, n_new;
     double prompt_seconds, new_seconds; /* until the first token; from there on */
     double first_seconds;               /* from the call until the first text */
+    uint64_t begun_ns;                  /* cabe_clock_ns() when the prompt began to be computed; 0: it never did */
 };
 
 /* CABE_ERR_CANCELLED: `cancel`; what was generated stays in *result. */

@@ -2,13 +2,25 @@
 
 #include <assert.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/memory.h"
+#include "fit/key.h"
 
 #define UPLOAD_PIECE_BYTES (UINT64_C(4) << 20)
 #define TOKENIZER_SLACK_BYTES (UINT64_C(64) << 10) /* the header of a copy */
 
 /* ---- candidates ---- */
+
+int cabe_net_reads_direct(const struct cabe_net *net)
+{
+    const struct cabe_session *s = net->session;
+    struct stat info;
+    uint64_t file = stat(net->path, &info) == 0 && S_ISREG(info.st_mode) ? (uint64_t)info.st_size : 0;
+
+    return s->machine.memory.available_bytes < s->budget_bytes[CABE_HOST] ||
+           s->machine.memory.available_bytes - s->budget_bytes[CABE_HOST] < 2 * file;
+}
 
 static struct cabe_fitted_config fitted_config(const struct cabe_net *net, const struct cabe_model_choice *choice)
 {
@@ -20,7 +32,9 @@ static struct cabe_fitted_config fitted_config(const struct cabe_net *net, const
                                         .ledger = s->ledger,
                                         .log = s->log,
                                         .cancel = s->cancel,
-                                        .progress = &s->progress};
+                                        .progress = &s->progress,
+                                        .identity = net->identity,
+                                        .direct = cabe_net_reads_direct(net)};
 
     return config;
 }
@@ -91,12 +105,15 @@ enum cabe_status cabe_net_open(struct cabe_net *net, struct cabe_session *sessio
     struct cabe_model_choice choices[2] = {{CABE_F32, CABE_PRECISION_HIGH}, {CABE_F32, CABE_PRECISION_HIGH}};
     enum cabe_status status = CABE_ERR_NOT_FOUND;
     const char *base = strrchr(path, '/');
+    struct cabe_fit_key key;
     uint64_t weights;
 
     *net = (struct cabe_net){.session = session, .path = cabe_strdup(path), .dtype = dtype};
     if (!net->path)
         return cabe_fail(err, CABE_ERR_OOM, "%s: its path", path);
     strncpy(net->place, base && base[1] ? base + 1 : path, sizeof net->place - 1);
+    if (cabe_fit_key_read(&key, path, NULL) == CABE_OK)
+        net->identity = key.identity;
     choices[0].dtype = cabe_net_preferred_dtype(net);
     for (int i = 0; i < 2 && status == CABE_ERR_NOT_FOUND; i++) {
         struct cabe_fitted_config config = fitted_config(net, &choices[i]);
@@ -147,12 +164,6 @@ static int has_copy(struct cabe_net *net, const struct cabe_model_choice *choice
     return net->copy[choice->dtype].found;
 }
 
-/* Layers are; what comes before them holds the tables that rows are gathered from, and stays. */
-static int is_streamed(int32_t segment, int stream)
-{
-    return stream && segment > 0;
-}
-
 enum cabe_status cabe_net_measure(struct cabe_net *net, const struct cabe_knobs *knobs,
                                   const int64_t bounds[CABE_N_SYMBOLS], uint64_t working, uint64_t after,
                                   struct cabe_fit_bytes *resident, struct cabe_fit_bytes *loading,
@@ -176,7 +187,7 @@ enum cabe_status cabe_net_measure(struct cabe_net *net, const struct cabe_knobs 
         return cabe_fail(err, CABE_ERR_OOM, "plan of %s", net->path);
     }
     for (int32_t i = 0; i < cabe_graph_n_segments(graph); i++)
-        streamed[i] = (uint8_t)is_streamed(i, (int)knobs->value[CABE_KNOB_STREAM]);
+        streamed[i] = (uint8_t)cabe_fitted_streams(i, cabe_graph_n_segments(graph), knobs->value[CABE_KNOB_STREAM]);
     cabe_program_measure(graph, bounds, streamed, on_host, s->kernels, s->n_threads, &program);
     host[CABE_PURPOSE_CACHES] += net->caches_bytes;
     host[CABE_PURPOSE_ACTIVATIONS] += working;
@@ -209,6 +220,22 @@ static int is_float(enum cabe_dtype dtype)
     return dtype == CABE_F32 || dtype == CABE_F16 || dtype == CABE_BF16;
 }
 
+/* That may be streamed: all but the first. */
+static int64_t n_segments(const struct cabe_net *net)
+{
+    struct cabe_model_choice choice = {cabe_net_preferred_dtype(net), CABE_PRECISION_HIGH};
+    struct cabe_graph *graph;
+    int64_t n = 0;
+
+    if (cabe_model_is_quantised(net->model))
+        choice.dtype = CABE_F32;
+    if (cabe_model_graph(&graph, net->model, &choice, 0, NULL) != CABE_OK)
+        return 0;
+    n = cabe_graph_n_segments(graph) - 1;
+    cabe_graph_close(graph);
+    return n;
+}
+
 void cabe_net_plan(const struct cabe_net *net, int precision, struct cabe_fit_task *task)
 {
     static const enum cabe_dtype smaller[] = {CABE_F16, CABE_I8, CABE_Q4_0};
@@ -227,7 +254,13 @@ void cabe_net_plan(const struct cabe_net *net, int precision, struct cabe_fit_ta
             if (smaller[i] > dtype || dtype == CABE_F32)
                 cabe_net_step(task, CABE_KNOB_DTYPE, smaller[i], "smaller weights, a little less exact");
     }
-    cabe_net_step(task, CABE_KNOB_STREAM, 1, "layers are read before each use: slower");
+    task->n_segments = n_segments(net);
+    if (task->n_segments < 1)
+        return;
+    /* A run reads what is streamed once, however many tokens it has. */
+    task->searched |= 1u << CABE_KNOB_STREAM;
+    task->dear |= 1u << CABE_KNOB_BATCH;
+    cabe_net_step(task, CABE_KNOB_STREAM, task->n_segments, "layers are read before each use: slower");
 }
 
 /* ---- loading ---- */
@@ -263,67 +296,78 @@ static enum cabe_status open_copy(struct cabe_net *net, struct cabe_error *err)
     return status;
 }
 
-/* Weights to a device that has memory of its own, a piece at a time. */
-static enum cabe_status upload_weights(struct cabe_net *net, uint64_t bytes, uint64_t first, struct cabe_error *err)
+/* A segment's weights to a device that has memory of its own, a piece at a time. */
+static enum cabe_status upload_segment(struct cabe_net *net, int32_t segment, void *piece, struct cabe_error *err)
+{
+    uint64_t from = cabe_fitted_segment_offset(net->fitted, segment), to = net->segments[segment].offset;
+    uint64_t bytes = cabe_graph_segment_bytes(net->graph, segment);
+    enum cabe_status status = CABE_OK;
+
+    for (uint64_t at = 0; at < bytes && status == CABE_OK; at += UPLOAD_PIECE_BYTES) {
+        uint64_t n = bytes - at < UPLOAD_PIECE_BYTES ? bytes - at : UPLOAD_PIECE_BYTES;
+
+        status = cabe_fitted_read(net->fitted, from + at, piece, n, err);
+        if (status == CABE_OK)
+            status = cabe_buffer_upload(net->memory, to + at, piece, n, err);
+    }
+    return status;
+}
+
+/* All that stay, one behind the other. */
+static enum cabe_status upload_weights(struct cabe_net *net, int64_t stream, struct cabe_error *err)
 {
     struct cabe_session *s = net->session;
+    int32_t n = cabe_graph_n_segments(net->graph);
+    uint64_t bytes = 0;
     void *piece;
     enum cabe_status status = cabe_ledger_reserve(s->ledger, CABE_HOST, CABE_PURPOSE_STAGING, UPLOAD_PIECE_BYTES,
                                                   net->place, err);
 
     if (status != CABE_OK)
         return status;
+    for (int32_t i = 0; i < n; i++)
+        if (!cabe_fitted_streams(i, n, stream)) {
+            net->segments[i].offset = bytes;
+            bytes += cabe_graph_segment_bytes(net->graph, i);
+        }
     status = cabe_pages_map(&piece, UPLOAD_PIECE_BYTES, 0, err);
     if (status == CABE_OK)
         status = cabe_buffer_alloc(&net->memory, s->device, bytes, CABE_PURPOSE_WEIGHTS, net->place, err);
-    for (uint64_t at = 0; at < bytes && status == CABE_OK; at += UPLOAD_PIECE_BYTES) {
-        uint64_t n = bytes - at < UPLOAD_PIECE_BYTES ? bytes - at : UPLOAD_PIECE_BYTES;
-
-        status = cabe_fitted_read(net->fitted, first + at, piece, n, err);
-        if (status == CABE_OK)
-            status = cabe_buffer_upload(net->memory, at, piece, n, err);
-    }
+    for (int32_t i = 0; i < n && status == CABE_OK; i++)
+        if (!cabe_fitted_streams(i, n, stream))
+            status = upload_segment(net, i, piece, err);
     cabe_pages_unmap(piece, UPLOAD_PIECE_BYTES);
     cabe_ledger_release(s->ledger, CABE_HOST, CABE_PURPOSE_STAGING, UPLOAD_PIECE_BYTES, net->place);
     return status;
 }
 
-static enum cabe_status bind_weights(struct cabe_net *net, int stream, struct cabe_error *err)
+static enum cabe_status bind_weights(struct cabe_net *net, int64_t stream, struct cabe_error *err)
 {
     int32_t n = cabe_graph_n_segments(net->graph);
     int on_host = net->session->device_kind == CABE_DEVICE_CPU;
-    uint64_t first, last, bytes;
     enum cabe_status status;
     const void *map;
+    uint64_t bytes;
 
     if (n != cabe_fitted_n_segments(net->fitted))
         return cabe_fail(err, CABE_ERR_FORMAT, "%s: %d segments, wanted %d", cabe_fitted_path(net->fitted),
                          cabe_fitted_n_segments(net->fitted), n);
-    status = cabe_fitted_load(net->fitted, net->session->ledger,
-                              !on_host ? CABE_KEEP_NONE
-                              : stream ? CABE_KEEP_FIRST
-                                       : CABE_KEEP_ALL,
-                              net->place, err);
+    status = cabe_fitted_load(net->fitted, net->session->ledger, on_host ? stream : CABE_KEEP_NONE, net->place, err);
     if (status != CABE_OK)
         return status;
     net->segments = cabe_calloc((size_t)n, sizeof *net->segments);
     if (!net->segments)
         return cabe_fail(err, CABE_ERR_OOM, "%s: segments", net->path);
-    first = cabe_fitted_segment_offset(net->fitted, 0);
-    last = cabe_fitted_segment_offset(net->fitted, stream ? 0 : n - 1) +
-           cabe_graph_segment_bytes(net->graph, stream ? 0 : n - 1);
+    for (int32_t i = 0; i < n; i++)
+        net->segments[i].offset = cabe_fitted_segment_offset(net->fitted, i);
     if (on_host) {
         map = cabe_fitted_memory(net->fitted, &bytes);
         status = cabe_buffer_adopt(&net->memory, net->session->device, map, bytes, err);
     } else {
-        status = upload_weights(net, last - first, first, err);
+        status = upload_weights(net, stream, err);
     }
-    for (int32_t i = 0; i < n; i++) {
-        int streamed = is_streamed(i, stream);
-
-        net->segments[i].buffer = streamed ? NULL : net->memory;
-        net->segments[i].offset = cabe_fitted_segment_offset(net->fitted, i) - (!streamed && !on_host ? first : 0);
-    }
+    for (int32_t i = 0; i < n; i++)
+        net->segments[i].buffer = cabe_fitted_streams(i, n, stream) ? NULL : net->memory;
     return status;
 }
 
@@ -340,7 +384,7 @@ enum cabe_status cabe_net_load(struct cabe_net *net, const struct cabe_knobs *kn
     if (status == CABE_OK)
         status = cabe_model_graph(&net->graph, net->model, &net->choice, 0, err);
     if (status == CABE_OK)
-        status = bind_weights(net, (int)knobs->value[CABE_KNOB_STREAM], err);
+        status = bind_weights(net, knobs->value[CABE_KNOB_STREAM], err);
     if (status != CABE_OK)
         return status;
     block = cabe_fitted_tokenizer(net->fitted, &block_bytes);

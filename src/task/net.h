@@ -24,6 +24,7 @@ struct cabe_net {
     char place[CABE_NET_PLACE_MAX]; /* the holder's name in the ledger */
     int dtype;                      /* that a person fixed, enum cabe_dtype; -1: by memory */
     struct cabe_source *source;     /* open while headers or weights are needed */
+    uint64_t identity;              /* of its files when they were looked at first; 0: not known */
     struct cabe_model *model;       /* from the source, or ... */
     struct cabe_fitted *first;      /* ... from this copy, which then owns it */
     uint64_t caches_bytes;          /* of a copy: exact when one was seen, else a bound */
@@ -52,6 +53,11 @@ enum cabe_dtype cabe_net_preferred_dtype(const struct cabe_net *net);
 struct cabe_model_choice cabe_net_choice(const struct cabe_net *net, const struct cabe_knobs *knobs);
 /* Precision, dtypes and streaming into a task: preferred knobs, pins, and their rungs behind those already there. */
 void cabe_net_plan(const struct cabe_net *net, int precision, struct cabe_fit_task *task);
+/*
+ * Whether streamed weights are read past the system's page cache: where it has no room for all of them beside the
+ * budget, so that keeping them would only push out other pages, the mapped weights too.
+ */
+int cabe_net_reads_direct(const struct cabe_net *net);
 /* Where the working set that comes with the network is: by device in plans. */
 int cabe_net_device(const struct cabe_net *net);
 /*

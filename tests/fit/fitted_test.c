@@ -6,6 +6,7 @@
 
 #include <cmocka.h>
 
+#include "fit/key.h"
 #include "fitted_setup.h"
 
 #include <sys/mount.h>
@@ -283,6 +284,101 @@ static void a_streamed_segment_is_checked_when_it_is_read(void **state)
     setup_end(&s);
 }
 
+/* The tokenizer of a llama2.c checkpoint is a file beside it, and part of what the copy is made of. */
+static void a_checkpoint_is_known_with_its_tokenizer(void **state)
+{
+    static const char *const names[] = {"model.bin", "tok512.bin", "tokenizer.bin", "token.txt", "other.bin"};
+    struct cabe_fit_key key, before = {0};
+    char path[PATH_MAX + 20], first[PATH_MAX + 20];
+    struct setup s;
+
+    (void)state;
+    setup_begin(&s, MODEL, CABE_F32);
+    snprintf(first, sizeof first, "%s/model.bin", s.root);
+    for (int i = 0; i < 5; i++) {
+        snprintf(path, sizeof path, "%s/%s", s.root, names[i]);
+        write_file(path, names[i], 5);
+        assert_int_equal(cabe_fit_key_read(&key, first, &err), CABE_OK);
+        if (i > 0)
+            assert_int_equal(key.identity != before.identity, i < 3);
+        assert_int_equal(key.path_hash == before.path_hash, i > 0);
+        before = key;
+    }
+    setup_end(&s);
+}
+
+/* Layers go from the last one on, then the head; never the first segment. */
+static void which_segments_are_streamed(void **state)
+{
+    static const char *const wanted[] = {"......", "....s.", "...ss.", "..sss.", ".ssss.", ".sssss", ".sssss"};
+
+    (void)state;
+    for (int64_t n = 0; n < 7; n++)
+        for (int32_t s = 0; s < 6; s++)
+            assert_int_equal(cabe_fitted_streams(s, 6, n == 6 ? INT64_MAX : n), wanted[n][s] == 's');
+    assert_false(cabe_fitted_streams(0, 1, INT64_MAX));
+    assert_false(cabe_fitted_streams(3, 6, CABE_KEEP_NONE));
+}
+
+/* What stays is charged, mapped and checked on both sides of the hole; the rest is summed as it is read in pieces. */
+static void a_copy_that_stays_in_part(void **state)
+{
+    struct cabe_fitted *fitted;
+    char path[PATH_MAX];
+    struct setup s;
+    uint64_t all, caches, bytes, at;
+    const uint8_t *map;
+    uint8_t *data, *piece;
+    size_t n;
+
+    (void)state;
+    setup_begin(&s, MODEL, CABE_F32);
+    make_and_close(&s, path);
+    data = read_file(path, &n);
+    for (int damaged = 0; damaged < 2; damaged++)
+        for (int direct = 0; direct < 2; direct++) {
+            int32_t last;
+
+            s.config.direct = direct;
+            write_file(path, data, n);
+            must(cabe_fitted_find(&fitted, &s.config, &err));
+            last = cabe_fitted_n_segments(fitted) - 1;
+            assert_true(last >= 2);
+            at = cabe_fitted_segment_offset(fitted, last - 1);
+            cabe_fitted_bytes(fitted, CABE_KEEP_ALL, &all, &caches);
+            cabe_fitted_close(fitted);
+            if (damaged) {
+                data[at + 100] ^= 1;
+                write_file(path, data, n);
+                data[at + 100] ^= 1;
+            }
+            must(cabe_fitted_find(&fitted, &s.config, &err));
+            must(cabe_fitted_load(fitted, s.ledger, 1, "model", &err));
+            bytes = cabe_fitted_segment_offset(fitted, last) - at;
+            assert_int_equal(used_bytes(&s), all + caches - bytes);
+            must(cabe_fitted_check(fitted, &err));
+            map = cabe_fitted_memory(fitted, &all);
+            assert_int_equal(all, n);
+            assert_memory_equal(map, data, at);
+            assert_memory_equal(map + at + bytes, data + at + bytes, n - at - bytes);
+            piece = aligned_alloc(4096, bytes);
+            for (uint64_t done = 0; done < bytes; done += 4096) {
+                enum cabe_status status = cabe_fitted_read(fitted, at + done, piece + done, 4096, &err);
+
+                assert_int_equal(status, damaged && done + 4096 == bytes ? CABE_ERR_FORMAT : CABE_OK);
+            }
+            if (damaged)
+                assert_non_null(strstr(err.text, "segment."));
+            else
+                assert_memory_equal(piece, data + at, bytes);
+            free(piece);
+            cabe_fitted_close(fitted);
+            assert_int_equal(used_bytes(&s), 0);
+        }
+    free(data);
+    setup_end(&s);
+}
+
 static void a_truncated_copy_is_not_found(void **state)
 {
     struct cabe_fitted *fitted;
@@ -455,6 +551,9 @@ int main(void)
         cmocka_unit_test(a_flipped_byte_of_the_header_is_not_found),
         cmocka_unit_test(a_flipped_byte_of_a_tensor_is_named),
         cmocka_unit_test(a_streamed_segment_is_checked_when_it_is_read),
+        cmocka_unit_test(a_checkpoint_is_known_with_its_tokenizer),
+        cmocka_unit_test(which_segments_are_streamed),
+        cmocka_unit_test(a_copy_that_stays_in_part),
         cmocka_unit_test(a_truncated_copy_is_not_found),
         cmocka_unit_test(without_a_cache_the_copy_is_in_memory),
         cmocka_unit_test(a_copy_cut_while_it_is_mapped_is_noticed),

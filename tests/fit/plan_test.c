@@ -204,6 +204,75 @@ static void sums_saturate(void **state)
     assert_int_equal(plan.peak_bytes[CABE_HOST], UINT64_MAX);
 }
 
+/* 40 MiB in 10 segments; streamed ones share room for two. A MiB of working set a token of the batch. */
+static enum cabe_status measure_segments(void *self, const struct cabe_knobs *knobs, struct cabe_fit_bytes *resident,
+                                         struct cabe_fit_bytes *loading, struct cabe_error *e)
+{
+    uint64_t streamed = (uint64_t)knobs->value[CABE_KNOB_STREAM];
+
+    (void)self;
+    (void)loading;
+    (void)e;
+    resident->bytes[CABE_HOST][CABE_PURPOSE_WEIGHTS] = (10 - streamed) * 4 * MIB;
+    resident->bytes[CABE_HOST][CABE_PURPOSE_STAGING] = (streamed < 2 ? streamed : 2) * 4 * MIB;
+    resident->bytes[CABE_HOST][CABE_PURPOSE_ACTIVATIONS] = (uint64_t)knobs->value[CABE_KNOB_BATCH] * MIB;
+    resident->bytes[CABE_HOST][CABE_PURPOSE_KV] = (uint64_t)knobs->value[CABE_KNOB_CONTEXT] * MIB;
+    return CABE_OK;
+}
+
+static enum cabe_status measure_nothing(void *self, const struct cabe_knobs *knobs, struct cabe_fit_bytes *working,
+                                        struct cabe_fit_bytes *kept, struct cabe_graph_work *work, struct cabe_error *e)
+{
+    (void)self;
+    (void)knobs;
+    (void)working;
+    (void)kept;
+    (void)work;
+    (void)e;
+    return CABE_OK;
+}
+
+static void streams_as_few_segments_as_it_must(void **state)
+{
+    static const struct {
+        uint64_t budget_mib;
+        int64_t streamed, batch, context;
+    } cases[] = {
+        {60, 0, 16, 4}, {56, 0, 8, 4},  {46, 0, 2, 4}, {44, 0, 2, 2}, /* as before */
+        {43, 6, 16, 2}, {40, 7, 16, 4}, {30, 9, 16, 2}, {26, 10, 16, 2}, {25, 9, 8, 4}, {12, 10, 2, 2},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct cabe_fit_task task;
+
+        memset(&task, 0, sizeof task);
+        task.name = "streams";
+        task.component[0] = (struct cabe_fit_component){"net", NULL, measure_segments};
+        task.n_components = 1;
+        task.stage[0] = (struct cabe_fit_stage){"run", 1, NULL, measure_nothing};
+        task.n_stages = 1;
+        task.preferred.value[CABE_KNOB_BATCH] = 16;
+        task.preferred.value[CABE_KNOB_CONTEXT] = 4;
+        task.step[0] = (struct cabe_fit_step){CABE_KNOB_BATCH, 8, "smaller"};
+        task.step[1] = (struct cabe_fit_step){CABE_KNOB_BATCH, 2, "smallest"};
+        task.step[2] = (struct cabe_fit_step){CABE_KNOB_CONTEXT, 2, "shorter"};
+        task.step[3] = (struct cabe_fit_step){CABE_KNOB_STREAM, 10, "slower"};
+        task.n_steps = 4;
+        task.n_segments = 10;
+        task.searched = 1u << CABE_KNOB_STREAM;
+        task.dear = 1u << CABE_KNOB_BATCH;
+        make(&task, cases[i].budget_mib * MIB);
+        if (!plan.fits || plan.knobs.value[CABE_KNOB_STREAM] != cases[i].streamed ||
+            plan.knobs.value[CABE_KNOB_BATCH] != cases[i].batch ||
+            plan.knobs.value[CABE_KNOB_CONTEXT] != cases[i].context)
+            fail_msg("%llu MiB: fits %d, %lld streamed, batch %lld, context %lld",
+                     (unsigned long long)cases[i].budget_mib, plan.fits, (long long)plan.knobs.value[CABE_KNOB_STREAM],
+                     (long long)plan.knobs.value[CABE_KNOB_BATCH], (long long)plan.knobs.value[CABE_KNOB_CONTEXT]);
+        assert_true(plan.peak_bytes[CABE_HOST] <= cases[i].budget_mib * MIB);
+    }
+}
+
 static void an_error_names_its_stage(void **state)
 {
     struct cabe_fit_task task = make_task();
@@ -238,6 +307,7 @@ int main(void)
         cmocka_unit_test(is_a_pure_function),
         cmocka_unit_test(two_devices_have_two_budgets),
         cmocka_unit_test(sums_saturate),
+        cmocka_unit_test(streams_as_few_segments_as_it_must),
         cmocka_unit_test(an_error_names_its_stage),
         cmocka_unit_test(time_comes_from_the_machine),
     };

@@ -178,7 +178,9 @@ static void compare(const char *model, int dtype, int precision, int n_prompts)
         {"alone, cold, one piece", 1, 0, 0, 512, 1, 1}, {"two threads", 2, 0, 0, 512, 1, 1},
         {"in small pieces", 2, 0, 0, 7, 1, 1},          {"eight at a time", 2, 0, 0, 512, 8, 1},
         {"from the cache", 2, 0, 0, 512, 1, 0},         {"five, pieces, cache", 2, 0, 0, 24, 5, 0},
-        {"another device", 2, 1, 0, 64, 3, 0},          {"streamed", 2, 0, 1, 64, 4, 0},
+        {"another device", 2, 1, 0, 64, 3, 0},          {"streamed", 2, 0, 100, 64, 4, 0},
+        {"streamed in part", 2, 0, 2, 64, 4, 0},
+        {"another device, streamed in part", 2, 1, 1, 64, 4, 0},
     };
     struct answer *first = calloc((size_t)n_prompts, sizeof *first), *other = calloc((size_t)n_prompts, sizeof *other);
     char cache[] = "/tmp/cabe-generator-XXXXXX";

@@ -57,7 +57,7 @@ static float *embed(const char *path, const char *cache, const json_t *texts, en
     assert_int_equal(cabe_session_plan(session, &plan, &task, &err), CABE_OK);
     assert_true(plan.fits);
     if (run->stream)
-        plan.knobs.value[CABE_KNOB_STREAM] = 1;
+        plan.knobs.value[CABE_KNOB_STREAM] = 100;
     if (cabe_encoder_load(encoder, &plan.knobs, &err) != CABE_OK)
         fail_msg("%s: %s", path, err.text);
     *width = (size_t)cabe_encoder_config(encoder)->width;

@@ -115,7 +115,7 @@ static void one_start(const struct run *run, int is_first)
     job.session = session;
     cabe_embed_task(&job, &task);
     if (run->stream)
-        task.preferred.value[CABE_KNOB_STREAM] = 1;
+        task.preferred.value[CABE_KNOB_STREAM] = run->stream;
     must(cabe_session_plan(session, &plan, &task, &err));
     assert_true(plan.fits);
     assert_int_equal(plan.knobs.value[CABE_KNOB_STREAM], run->stream);
@@ -159,8 +159,10 @@ static void every_term_of_every_plan(void **state)
         {.n_threads = 1},
         {.n_threads = 2, .batch_tokens = 2048},
         {.n_threads = 3, .batch_tokens = 64, .stream = 1},
+        {.n_threads = 2, .batch_tokens = 64, .stream = 100},
         {.n_threads = 1, .device = CABE_DEVICE_SIM},
         {.n_threads = 2, .device = CABE_DEVICE_SIM, .cap_bytes = 64 << 20, .stream = 1},
+        {.n_threads = 2, .device = CABE_DEVICE_SIM, .cap_bytes = 64 << 20, .stream = 100},
     };
 
     (void)state;
