@@ -1,9 +1,12 @@
 /*
  * Settings of the server, from defaults, a preset, a file, the environment and flags, in this order: the later counts.
  *
- * File: JSON with the names below ("queue_requests": 256). Environment: CABE_<NAME>, and the names of the documents
- * (THREAD_POOL_MAX_WORKERS, GENERATION_TIMEOUT, ENVIRONMENT, ...). A setting that is unknown or out of range is an error
- * that names it, where it came from, and its range.
+ * File: JSON with the names below ("queue_requests": 256; a list of texts is as good as one with commas). Environment:
+ * CABE_<NAME>, and the names of the documents (THREAD_POOL_MAX_WORKERS, GENERATION_TIMEOUT, ENVIRONMENT, ...), which
+ * CABE_<NAME> goes before. A setting that is unknown or out of range is an error that names it, where it came from, and
+ * its range. Other variables that begin with CABE_ are not the server's and are left alone.
+ *
+ * Values: sizes as 512M or 1.5G, times as 30, 500ms, 5m or 2h, switches as true or false, on or off, 1 or 0.
  *
  * Presets (ENVIRONMENT, --preset): development, production, high_performance.
  */
@@ -86,7 +89,53 @@ CABE_CHECKED enum cabe_status cabe_serve_config_file(struct cabe_serve_config *c
                                                      struct cabe_error *err);
 CABE_CHECKED enum cabe_status cabe_serve_config_environment(struct cabe_serve_config *config, char *const *environment,
                                                             struct cabe_error *err);
-/* What holds, without keys; a new reference. */
+/* Whether the settings go together: a certificate without its key, a pin that is no start model... */
+CABE_CHECKED enum cabe_status cabe_serve_config_check(const struct cabe_serve_config *config, struct cabe_error *err);
+
+struct cabe_serve_flag { /* one of the command line: "--port", "8080" */
+    const char *name, *value;
+};
+/*
+ * All of it in order: defaults, the preset (of the last source that names one), the file (`path` may be NULL), the
+ * environment, the flags; then checked.
+ */
+CABE_CHECKED enum cabe_status cabe_serve_config_read(struct cabe_serve_config *config, const char *path,
+                                                     char *const *environment, const struct cabe_serve_flag *flags,
+                                                     size_t n_flags, struct cabe_error *err);
+
+/* What holds, without keys; a new reference. It can be given to cabe_serve_config_file(). */
 json_t *cabe_serve_config_json(const struct cabe_serve_config *config);
+/* The settings as the lines of --help, to be freed with cabe_free(); NULL without memory. */
+char *cabe_serve_config_help(void);
+
+/*
+ * The next item of a list by commas, without the blanks around it, in `item`; 0: the list has ended. `*list` moves on.
+ */
+int cabe_serve_list_next(const char **list, char *item, size_t n);
+
+/* ---- config_value.c ---- */
+
+enum cabe_setting_kind {
+    CABE_SETTING_KIND_TEXT,
+    CABE_SETTING_KIND_INT,
+    CABE_SETTING_KIND_BYTES,
+    CABE_SETTING_KIND_SECONDS,
+    CABE_SETTING_KIND_RATIO,
+    CABE_SETTING_KIND_BOOL
+};
+
+struct cabe_setting {
+    const char *name;
+    enum cabe_setting_kind kind;
+    size_t offset; /* of its field */
+    double least, most;
+    const char *environment; /* the documents' name; "" */
+    const char *meaning;
+};
+
+/* A text as a value of its kind, into the field; the message has name, value, origin and range. */
+CABE_CHECKED enum cabe_status cabe_setting_parse(void *field, const struct cabe_setting *setting, const char *value,
+                                                 const char *origin, struct cabe_error *err);
+json_t *cabe_setting_json(const void *field, const struct cabe_setting *setting);
 
 #endif

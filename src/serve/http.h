@@ -67,6 +67,11 @@ CABE_CHECKED enum cabe_status cabe_http_post(struct cabe_http *http, void (*fn)(
 /* Calls fn(self) on the loop's thread about every `ms` until close; at most 8 of them, before run(). */
 CABE_CHECKED enum cabe_status cabe_http_every(struct cabe_http *http, unsigned ms, void (*fn)(void *self), void *self);
 
+/* Charges what it holds, and from now on what it will hold, until close; for a ledger that was not there at open. Once,
+ * any thread, also while it serves. */
+CABE_CHECKED enum cabe_status cabe_http_charge(struct cabe_http *http, struct cabe_ledger *ledger,
+                                               struct cabe_error *err);
+
 struct cabe_http_stats {
     uint64_t n_connections, n_accepted, n_refused; /* open now; ever; over the limit */
     uint64_t n_exchanges, n_requests;              /* open now; ever */
@@ -86,6 +91,7 @@ enum cabe_http_method {
     CABE_HTTP_OPTIONS,
     CABE_HTTP_OTHER
 };
+void *cabe_http_self(const struct cabe_http_exchange *exchange); /* of the configuration */
 enum cabe_http_method cabe_http_method(const struct cabe_http_exchange *exchange);
 const char *cabe_http_method_name(const struct cabe_http_exchange *exchange);
 const char *cabe_http_path(const struct cabe_http_exchange *exchange); /* decoded, begins with '/', no query */

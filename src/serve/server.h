@@ -4,6 +4,10 @@
  * Each API registers its routes in a table; the server finds the route, checks the key, sets CORS headers, calls the
  * handler on the loop's thread, and counts and logs what came of it. A handler that would take more than a fraction of a
  * millisecond hands its work to cabe_server_later().
+ *
+ * HTTP answers first. Session, monitor, service, events, metrics and jobs are opened behind it, in this order, on the
+ * server's watch thread; handlers are called when all of them are there (before that who asks gets 503), so they need
+ * not look. The same thread then takes samples, passes on pressure, and sees to it that a drain comes to its end.
  */
 #ifndef CABE_SERVE_SERVER_H
 #define CABE_SERVE_SERVER_H
@@ -13,6 +17,7 @@
 #include "serve/config.h"
 #include "serve/http.h"
 #include "serve/service.h"
+#include "serve/workers.h"
 
 struct cabe_jobs;
 struct cabe_metrics;
@@ -28,14 +33,19 @@ struct cabe_server {
     struct cabe_metrics *metrics; /* serve/metrics.h */
     struct cabe_events *events;   /* serve/events.h */
     struct cabe_log *log;
-    struct cabe_server_impl *impl; /* server.c */
+    struct cabe_server_impl *impl; /* server_impl.h */
 };
 
 /* A handler owns the answer: it replies, begins, or keeps the exchange (cabe_http_hold) and does so later. `tail` is what
  * "*" at the end of the route's path stood for, or "". */
 typedef void cabe_handler(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail);
 
-enum { CABE_ROUTE_OPEN = 1 /* needs no key */, CABE_ROUTE_OLLAMA = 2 /* errors as {"error": "text"} */ };
+enum {
+    CABE_ROUTE_OPEN = 1,   /* needs no key */
+    CABE_ROUTE_OLLAMA = 2, /* errors as {"error": "text"} */
+    CABE_ROUTE_EARLY = 4,  /* served before the session and the service are there, and while draining */
+    CABE_ROUTE_UPLOAD = 8  /* its body may be as large as a document */
+};
 
 struct cabe_route {
     enum cabe_http_method method;
@@ -49,8 +59,15 @@ struct cabe_route {
 extern const struct cabe_route cabe_openai_routes[], cabe_responses_routes[], cabe_ollama_routes[], cabe_own_routes[],
     cabe_job_routes[], cabe_observe_routes[], cabe_event_routes[], cabe_dashboard_routes[];
 
-/* Runs fn(arg) on a worker thread; CABE_ERR_LIMIT: too many wait. (R1.4: worker pool.) */
+/* Runs fn(arg) on a worker thread. CABE_ERR_LIMIT: too many wait; CABE_ERR_BUSY: no worker was free for worker_wait. */
 CABE_CHECKED enum cabe_status cabe_server_later(struct cabe_server *server, void (*fn)(void *arg), void *arg);
+/* The same; expired(arg) instead of fn(arg), on another thread, when no worker took it within worker_wait, or at the
+ * server's end: to answer 503 there, see cabe_reply_no_worker(). */
+CABE_CHECKED enum cabe_status cabe_server_later_or(struct cabe_server *server, void (*fn)(void *arg),
+                                                   void (*expired)(void *arg), void *arg);
+void cabe_server_workers(struct cabe_server *server, struct cabe_workers_stats *stats);
+/* 1: start models are there, no drain, nothing stalls; 0 with why. Any thread. */
+int cabe_server_ready(struct cabe_server *server, char *why, size_t n);
 
 /* ---- help for handlers (reply.c) ---- */
 
@@ -66,10 +83,14 @@ void cabe_reply_error(struct cabe_http_exchange *exchange, int status, const cha
  * refusal that has a time: Retry-After and retry-after-ms. */
 void cabe_reply_status(struct cabe_http_exchange *exchange, const struct cabe_error *err,
                        const struct cabe_service_refusal *refusal);
-/* The body as a JSON object; NULL: it has been answered (400, with line and column). Depth and size are limited. */
+/* 503 that says that no worker was free within worker_wait. */
+void cabe_reply_no_worker(struct cabe_server *server, struct cabe_http_exchange *exchange);
+/* The body as a JSON object; NULL: it has been answered (400, with line and column). Depth and the number of values are
+ * limited, a name twice in one object is refused. */
+#define CABE_REQUEST_VALUES_MAX (1 << 18)
 json_t *cabe_request_json(struct cabe_http_exchange *exchange);
-/* Class of a request: header x-cabe-class, field "priority" (number, lower is sooner: <0 critical... or a name), field
- * "service_tier" ("priority": high, "flex": low); `fallback` otherwise. */
+/* Class of a request: header x-cabe-class, field "priority" (a name, or a number, lower is sooner: -2 critical, -1 high,
+ * 0 normal, 1 low), field "service_tier" ("priority": high, "flex": low); `fallback` otherwise. */
 enum cabe_class cabe_request_class(const struct cabe_http_exchange *exchange, const json_t *body,
                                    enum cabe_class fallback);
 

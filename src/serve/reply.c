@@ -1,0 +1,240 @@
+/* What handlers answer with, and how they read what was asked. */
+#include <math.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "serve/route.h"
+#include "serve/server.h"
+#include "serve/server_impl.h"
+
+#define MESSAGE_BYTES 1024
+#define JSON_TYPE "application/json"
+
+static void reply_no_memory(struct cabe_http_exchange *exchange)
+{
+    static const char body[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,"
+                               "\"code\":\"out_of_memory\"}}";
+
+    cabe_http_reply(exchange, 500, JSON_TYPE, body, sizeof body - 1);
+}
+
+void cabe_reply_json(struct cabe_http_exchange *exchange, int status, json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+
+    json_decref(json);
+    if (!text) {
+        reply_no_memory(exchange);
+        return;
+    }
+    cabe_http_reply(exchange, status, JSON_TYPE, text, strlen(text));
+    cabe_free(text);
+}
+
+static const char *error_type(int status)
+{
+    switch (status) {
+    case 401:
+        return "authentication_error";
+    case 403:
+        return "permission_error";
+    case 404:
+        return "not_found_error";
+    case 429:
+        return "rate_limit_error";
+    case 503:
+        return "overloaded_error";
+    default:
+        return status >= 500 ? "server_error" : "invalid_request_error";
+    }
+}
+
+static json_t *nullable(const char *text)
+{
+    return text ? json_string(text) : json_null();
+}
+
+static void reply_error_text(struct cabe_http_exchange *exchange, int status, const char *code, const char *param,
+                             const char *message)
+{
+    json_t *text = cabe_json_text(message, strlen(message));
+
+    if (cabe_route_is_ollama(cabe_http_path(exchange)))
+        cabe_reply_json(exchange, status, json_pack("{s:o}", "error", text));
+    else
+        cabe_reply_json(exchange, status,
+                        json_pack("{s:{s:o,s:s,s:o,s:o}}", "error", "message", text, "type", error_type(status),
+                                  "param", nullable(param), "code", nullable(code)));
+}
+
+void cabe_reply_error(struct cabe_http_exchange *exchange, int status, const char *code, const char *param,
+                      const char *format, ...)
+{
+    char message[MESSAGE_BYTES];
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    reply_error_text(exchange, status, code, param, message);
+}
+
+static const struct {
+    int status;
+    const char *code;
+} answers[] = {
+    [CABE_OK] = {500, "internal"},
+    [CABE_ERR_INTERNAL] = {500, "internal"},
+    [CABE_ERR_ARGUMENT] = {400, "invalid_value"},
+    [CABE_ERR_NOT_FOUND] = {404, "not_found"},
+    [CABE_ERR_FORMAT] = {400, "invalid_format"},
+    [CABE_ERR_UNSUPPORTED] = {400, "unsupported"},
+    [CABE_ERR_BUDGET] = {507, "insufficient_memory"},
+    [CABE_ERR_OOM] = {503, "out_of_memory"},
+    [CABE_ERR_IO] = {500, "io"},
+    [CABE_ERR_NO_SPACE] = {507, "no_space"},
+    [CABE_ERR_PERMISSION] = {500, "permission"},
+    [CABE_ERR_CHANGED] = {500, "file_changed"},
+    [CABE_ERR_LIMIT] = {429, "rate_limit_exceeded"},
+    [CABE_ERR_BUSY] = {503, "overloaded"},
+    [CABE_ERR_CANCELLED] = {499, "cancelled"},
+};
+
+/* Whole seconds for proxies, milliseconds for clients that know them. */
+void cabe_reply_retry_after(struct cabe_http_exchange *exchange, double seconds)
+{
+    char text[32];
+
+    snprintf(text, sizeof text, "%.0f", ceil(seconds));
+    cabe_http_set(exchange, "retry-after", text);
+    snprintf(text, sizeof text, "%.0f", ceil(seconds * 1000));
+    cabe_http_set(exchange, "retry-after-ms", text);
+}
+
+void cabe_reply_status(struct cabe_http_exchange *exchange, const struct cabe_error *err,
+                       const struct cabe_service_refusal *refusal)
+{
+    enum cabe_status why = (unsigned)err->status < sizeof answers / sizeof answers[0] ? err->status : CABE_ERR_INTERNAL;
+    int status = answers[why].status;
+    const char *code = answers[why].code;
+
+    if (refusal && (why == CABE_ERR_LIMIT || why == CABE_ERR_BUSY)) {
+        status = refusal->overloaded ? 503 : 429;
+        code = refusal->overloaded ? "overloaded" : "rate_limit_exceeded";
+        if (refusal->retry_after_s > 0)
+            cabe_reply_retry_after(exchange, refusal->retry_after_s);
+    } else if (status == 429 || status == 503) {
+        cabe_reply_retry_after(exchange, 1);
+    }
+    reply_error_text(exchange, status, code, NULL, err->text);
+}
+
+void cabe_reply_no_worker(struct cabe_server *server, struct cabe_http_exchange *exchange)
+{
+    cabe_reply_retry_after(exchange, 1);
+    cabe_reply_error(exchange, 503, "overloaded", NULL, "no worker of %lld was free within %g s",
+                     (long long)server->config->workers, server->config->worker_wait);
+}
+
+/* ---- the request ---- */
+
+/* Depth and values of a JSON text, as far as brackets and commas outside strings say; it may be malformed. */
+static void json_extent(const char *text, size_t n, int64_t *depth, int64_t *values)
+{
+    int64_t open = 0;
+    int in_string = 0;
+
+    *depth = 0;
+    *values = 1;
+    for (size_t i = 0; i < n; i++) {
+        char c = text[i];
+
+        if (in_string) {
+            i += c == '\\';
+            in_string = c != '"';
+        } else if (c == '"') {
+            in_string = 1;
+        } else if (c == '[' || c == '{') {
+            *depth = ++open > *depth ? open : *depth;
+            ++*values;
+        } else if (c == ']' || c == '}') {
+            open--;
+        } else if (c == ',') {
+            ++*values;
+        }
+    }
+}
+
+json_t *cabe_request_json(struct cabe_http_exchange *exchange)
+{
+    const struct cabe_server *server = cabe_http_self(exchange);
+    int64_t depth_max = server->config->json_depth, depth, values;
+    json_error_t why;
+    json_t *json;
+    size_t n;
+    const char *body = cabe_http_body(exchange, &n);
+
+    if (n == 0) {
+        cabe_reply_error(exchange, 400, "invalid_json", NULL, "the body is empty, wanted a JSON object");
+        return NULL;
+    }
+    json_extent(body, n, &depth, &values);
+    if (depth > depth_max || values > CABE_REQUEST_VALUES_MAX) {
+        cabe_reply_error(exchange, 400, "invalid_json", NULL, "the body has %lld %s, at most %lld are taken",
+                         (long long)(depth > depth_max ? depth : values),
+                         depth > depth_max ? "levels of nesting" : "values",
+                         (long long)(depth > depth_max ? depth_max : CABE_REQUEST_VALUES_MAX));
+        return NULL;
+    }
+    json = json_loadb(body, n, JSON_REJECT_DUPLICATES, &why);
+    if (!json) {
+        cabe_reply_error(exchange, 400, "invalid_json", NULL, "the body is not JSON: line %d, column %d: %s", why.line,
+                         why.column, why.text);
+        return NULL;
+    }
+    if (json_is_object(json))
+        return json;
+    json_decref(json);
+    cabe_reply_error(exchange, 400, "invalid_json", NULL, "the body is JSON but not an object");
+    return NULL;
+}
+
+static int class_named(const char *name, enum cabe_class *out)
+{
+    for (int c = 0; name && c < CABE_N_CLASSES; c++) {
+        if (strcmp(name, cabe_class_name((enum cabe_class)c)) == 0) {
+            *out = (enum cabe_class)c;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+enum cabe_class cabe_request_class(const struct cabe_http_exchange *exchange, const json_t *body,
+                                   enum cabe_class fallback)
+{
+    const json_t *priority = json_object_get(body, "priority");
+    const char *tier = json_string_value(json_object_get(body, "service_tier"));
+    enum cabe_class class_;
+
+    if (class_named(cabe_http_header(exchange, "x-cabe-class"), &class_) ||
+        class_named(json_string_value(priority), &class_))
+        return class_;
+    if (json_is_integer(priority)) {
+        json_int_t number = json_integer_value(priority);
+
+        return number <= -2   ? CABE_CLASS_CRITICAL
+               : number == -1 ? CABE_CLASS_HIGH
+               : number == 0  ? CABE_CLASS_NORMAL
+                              : CABE_CLASS_LOW;
+    }
+    if (tier && strcmp(tier, "priority") == 0)
+        return CABE_CLASS_HIGH;
+    if (tier && strcmp(tier, "flex") == 0)
+        return CABE_CLASS_LOW;
+    return fallback;
+}
