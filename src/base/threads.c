@@ -13,6 +13,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/turns.h"
 
 /*
  * How long a wait spins before it sleeps. To sleep and be woken costs 50 us and more under a hypervisor, so a wait that
@@ -47,7 +48,7 @@ struct cabe_team {
 
     void (*body)(struct cabe_team *team, int member, void *arg); /* NULL: the members end */
     void *arg;
-    atomic_flag running;
+    struct cabe_turn_order turns;
 
     struct gate start; /* opens once per region */
     struct gate phase; /* opens once per barrier */
@@ -55,6 +56,16 @@ struct cabe_team {
     _Alignas(LINE) atomic_int_fast64_t cursor; /* of the present loop of cabe_team_next */
     struct member member[];
 };
+
+static _Thread_local enum cabe_class own_class = CABE_CLASS_NORMAL;
+
+enum cabe_class cabe_thread_class(enum cabe_class class_)
+{
+    enum cabe_class before = own_class;
+
+    own_class = class_;
+    return before;
+}
 
 static inline void relax(void)
 {
@@ -170,17 +181,22 @@ static void *member_main(void *arg)
 void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, int member, void *arg),
                    void *arg)
 {
-    int was_running = atomic_flag_test_and_set_explicit(&team->running, memory_order_acquire);
-
-    assert(!was_running);
-    (void)was_running;
+    cabe_turns_take(&team->turns, own_class);
     team->body = body;
     team->arg = arg;
     if (team->n_members > 1)
         gate_open(&team->start);
     body(team, 0, arg);
     cabe_team_barrier(team, 0);
-    atomic_flag_clear_explicit(&team->running, memory_order_release);
+    cabe_turns_give(&team->turns);
+}
+
+void cabe_team_turns(struct cabe_team *team, struct cabe_turns counts[CABE_N_CLASSES])
+{
+    pthread_mutex_lock(&team->turns.lock);
+    for (int c = 0; c < CABE_N_CLASSES; c++)
+        counts[c] = team->turns.by_class[c].counts;
+    pthread_mutex_unlock(&team->turns.lock);
 }
 
 /* Members leave signals to the program's own threads, except those that the member itself causes. */
@@ -240,7 +256,8 @@ enum cabe_status cabe_team_open(struct cabe_team **out, int n_members, struct ca
     team = cabe_aligned_alloc(LINE, bytes);
     if (!team)
         return cabe_fail(err, CABE_ERR_OOM, "thread team: %zu bytes", bytes);
-    *team = (struct cabe_team){.n_members = n_members, .running = ATOMIC_FLAG_INIT};
+    *team = (struct cabe_team){.n_members = n_members};
+    cabe_turns_open(&team->turns);
     /* A machine with more CPUs than the set holds makes the call fail: then there is no shortage of them. */
     if (sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) >= n_members)
         spin_ns = SPIN_NS_MAX;
@@ -264,6 +281,7 @@ void cabe_team_close(struct cabe_team *team)
     gate_open(&team->start);
     for (int i = 1; i <= team->n_started; i++)
         pthread_join(team->member[i].thread, NULL);
+    cabe_turns_close(&team->turns);
     cabe_free(team);
 }
 
