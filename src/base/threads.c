@@ -16,14 +16,15 @@
 #include "base/turns.h"
 
 /*
- * How long a wait spins before it sleeps. To sleep and be woken costs 50 us and more under a hypervisor, so a wait that
- * was over in such a time should have been spun through, and the next one spins longer. One that took much longer was
- * for a member that another process keeps from its CPU, which spinning makes no shorter: the next one spins half as
- * long. With more members than CPUs nobody spins at all.
+ * How long a wait spins before it sleeps. To sleep and be woken costs 50 us and more under a hypervisor, longer than
+ * nearly all waits of a step of decoding, so a wait spins that long. Where the awaited member cannot run because this
+ * one spins on its CPU, or where nothing comes for long, every wait spins in vain: after MISSES in a row they are short,
+ * until one of them succeeds or TRUCE of them have passed. With more members than CPUs nobody spins at all.
  */
-#define SPIN_NS_MAX 100000u
-#define SPIN_NS_MIN 500u
-#define WAIT_NS_LONG 300000u
+#define SPIN_NS 100000u
+#define SPIN_NS_SHORT 500u
+#define MISSES 4
+#define TRUCE 512
 
 #define LINE 64
 
@@ -39,12 +40,13 @@ struct member {
     _Alignas(LINE) struct cabe_team *team;
     pthread_t thread;
     int number;
-    uint64_t start_spin_ns, barrier_spin_ns; /* the member's own: how long its next wait spins */
+    unsigned start_misses, barrier_misses; /* the member's own: waits that spun in vain, since one did not */
 };
 
 struct cabe_team {
     int n_members;
     int n_started; /* members with a thread; the caller has none */
+    int spins;
 
     void (*body)(struct cabe_team *team, int member, void *arg); /* NULL: the members end */
     void *arg;
@@ -88,43 +90,34 @@ static void gate_open(struct gate *gate)
         syscall(SYS_futex, &gate->word, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-/* Spins until the word changes or the clock has reached `end_ns`; returns whether it changed. */
-static int gate_spin(const struct gate *gate, unsigned old, uint64_t end_ns, uint64_t *now_ns)
+static int gate_spin(const struct gate *gate, unsigned old, uint64_t spin_ns)
 {
+    uint64_t end_ns = cabe_clock_ns() + spin_ns;
+
     do {
         for (int i = 0; i < 32; i++) {
             if (gate_read(gate) != old)
                 return 1;
             relax();
         }
-        *now_ns = cabe_clock_ns();
-    } while (*now_ns < end_ns);
+    } while (cabe_clock_ns() < end_ns);
     return 0;
 }
 
 /* Returns when the word is no longer `old`; what was written before gate_open() is then visible. */
-static void gate_wait(struct gate *gate, unsigned old, uint64_t *spin_ns)
+static void gate_wait(const struct cabe_team *team, struct gate *gate, unsigned old, unsigned *misses)
 {
-    uint64_t begin_ns = 0, now_ns;
-
-    if (*spin_ns > 0) {
-        begin_ns = now_ns = cabe_clock_ns();
-        if (gate_spin(gate, old, begin_ns + *spin_ns, &now_ns)) {
-            if (2 * (now_ns - begin_ns) > *spin_ns)
-                *spin_ns = *spin_ns < SPIN_NS_MAX / 2 ? *spin_ns * 2 : SPIN_NS_MAX;
+    if (team->spins) {
+        if (gate_spin(gate, old, *misses < MISSES ? SPIN_NS : SPIN_NS_SHORT)) {
+            *misses = 0;
             return;
         }
+        *misses = *misses < MISSES + TRUCE ? *misses + 1 : 0;
     }
     atomic_fetch_add_explicit(&gate->n_asleep, 1, memory_order_seq_cst);
     while (gate_read(gate) == old)
         syscall(SYS_futex, &gate->word, FUTEX_WAIT_PRIVATE, old, NULL, NULL, 0);
     atomic_fetch_sub_explicit(&gate->n_asleep, 1, memory_order_relaxed);
-    if (*spin_ns == 0)
-        return;
-    if (cabe_clock_ns() - begin_ns > WAIT_NS_LONG)
-        *spin_ns = *spin_ns > SPIN_NS_MIN * 2 ? *spin_ns / 2 : SPIN_NS_MIN;
-    else
-        *spin_ns = *spin_ns < SPIN_NS_MAX / 2 ? *spin_ns * 2 : SPIN_NS_MAX;
 }
 
 void cabe_team_barrier(struct cabe_team *team, int member)
@@ -136,7 +129,7 @@ void cabe_team_barrier(struct cabe_team *team, int member)
      * gate.
      */
     if (atomic_fetch_add_explicit(&team->n_arrived, 1, memory_order_acq_rel) < team->n_members - 1) {
-        gate_wait(&team->phase, phase, &team->member[member].barrier_spin_ns);
+        gate_wait(team, &team->phase, phase, &team->member[member].barrier_misses);
         return;
     }
     atomic_store_explicit(&team->n_arrived, 0, memory_order_relaxed);
@@ -169,7 +162,7 @@ static void *member_main(void *arg)
     unsigned seen = 0;
 
     for (;;) {
-        gate_wait(&team->start, seen, &self->start_spin_ns);
+        gate_wait(team, &team->start, seen, &self->start_misses);
         seen++;
         if (!team->body)
             return NULL;
@@ -245,7 +238,6 @@ enum cabe_status cabe_team_open(struct cabe_team **out, int n_members, struct ca
 {
     struct cabe_team *team;
     enum cabe_status status;
-    uint64_t spin_ns = 0;
     size_t bytes;
     cpu_set_t cpus;
 
@@ -260,10 +252,9 @@ enum cabe_status cabe_team_open(struct cabe_team **out, int n_members, struct ca
     cabe_turns_open(&team->turns);
     /* A machine with more CPUs than the set holds makes the call fail: then there is no shortage of them. */
     if (sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) >= n_members)
-        spin_ns = SPIN_NS_MAX;
+        team->spins = 1;
     for (int i = 0; i < n_members; i++)
-        team->member[i] =
-            (struct member){.team = team, .number = i, .start_spin_ns = spin_ns, .barrier_spin_ns = spin_ns};
+        team->member[i] = (struct member){.team = team, .number = i};
     status = start_members(team, err);
     if (status != CABE_OK) {
         cabe_team_close(team);
