@@ -83,8 +83,13 @@ struct blocks {
     int first;                       /* sums begin at zero */
 };
 
-/* Few rows are as fast as memory: what is fetched runs evenly through the panels, scales and quants alike, a part of
- * it with every block and every tile of rows. */
+/*
+ * Few rows are as fast as memory: what is fetched runs evenly through the panels, scales and quants alike, a part of
+ * it with every block and every tile of rows. One to three rows fetch to L2 and leave every other line to the CPU's own
+ * fetching, which together have more lines on their way than L1 has room for: 0.92 of what plain reading of the same
+ * bytes reaches, against 0.87 to L1 line by line.
+ */
+#define FEW_AHEAD 4096
 
 INLINE int64_t packed_bytes(enum cabe_dtype dtype) /* of a block of 32 inputs */
 {
@@ -95,6 +100,12 @@ INLINE void fetch(const uint8_t *at, int64_t bytes)
 {
     for (int64_t i = 0; i < bytes; i += 64)
         _mm_prefetch((const char *)(at + i), _MM_HINT_T0);
+}
+
+INLINE void fetch_few(const uint8_t *at, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 128)
+        _mm_prefetch((const char *)(at + i), _MM_HINT_T1);
 }
 
 /* Scales of the halves of a block of Q6_K, from the panel: two for one multiplication of pairs. */
@@ -204,7 +215,7 @@ INLINE void rows_of(const struct blocks *p, const uint8_t *halves, float *acc, c
         __m256 scale[2], least[2];
 
         if (m < ROWS && p->ahead_bytes == whole)
-            fetch(p->ahead + b * whole, whole);
+            fetch_few(p->ahead + b * whole, whole);
         else
             fetch(p->ahead + b * p->ahead_bytes, p->ahead_bytes);
         if (quants == Q8)
@@ -364,7 +375,7 @@ static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, con
 {
     const uint64_t record_bytes = cabe_record_bytes(dtype, k);
     const int64_t bytes = ahead && dtype != CABE_I8 ? packed_bytes(dtype) / ((rows + ROWS - 1) / ROWS) : 0;
-    const uint8_t *next = panel + ahead + (dtype == CABE_I8 ? 0 : begin / 32 * packed_bytes(dtype));
+    const uint8_t *next = panel + (rows < ROWS && ahead > FEW_AHEAD ? FEW_AHEAD : ahead) + (dtype == CABE_I8 ? 0 : begin / 32 * packed_bytes(dtype));
 
     if (k == 0)
         memset(acc, 0, (size_t)rows * CABE_PANEL * sizeof(float));
