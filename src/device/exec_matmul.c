@@ -1,10 +1,11 @@
 /* Steps of products. */
 #include "device/exec_impl.h"
 
-#define FEW_ROWS 8 /* up to here a product takes as long as its weights take to read */
+#define TAKEN_PARTS 3
 
 struct products { /* that a step does at once, their tiles numbered through */
     struct cabe_matmul mm[CABE_STEP_MATMULS];
+    struct cabe_matmul_plan plan[CABE_STEP_MATMULS];
     int64_t end[CABE_STEP_MATMULS]; /* tiles up to and with this one */
     int n;
 };
@@ -16,7 +17,8 @@ static void describe_products(const struct cabe_exec *exec, const struct cabe_st
     p->n = step->n_nodes;
     for (int i = 0; i < p->n; i++) {
         describe_matmul(exec, &exec->program->nodes[step->node + i], &p->mm[i]);
-        p->end[i] = tiles += cabe_matmul_tiles(exec->kernels, &p->mm[i]);
+        cabe_matmul_cut(exec->kernels, &p->mm[i], &p->plan[i]);
+        p->end[i] = tiles += p->plan[i].n_row_blocks * p->plan[i].n_groups;
     }
 }
 
@@ -27,8 +29,26 @@ static void run_tiles(const struct cabe_exec *exec, int member, const struct pro
 
     for (int i = 0; i < p->n; first = p->end[i++])
         if (begin < p->end[i] && end > first)
-            cabe_matmul_run(exec->kernels, &p->mm[i], shared, member_scratch(exec, member),
-                            (begin > first ? begin : first) - first, (end < p->end[i] ? end : p->end[i]) - first);
+            cabe_matmul_run_cut(exec->kernels, &p->mm[i], &p->plan[i], shared, member_scratch(exec, member),
+                                (begin > first ? begin : first) - first, (end < p->end[i] ? end : p->end[i]) - first);
+}
+
+/* Takes the next tiles of a run of `n`, a part of those that are left: many at first, single ones at the end. */
+static int take(struct exec_cursor *cursor, int64_t n, int64_t *begin, int64_t *end)
+{
+    int_fast64_t at = atomic_load_explicit(&cursor->next, memory_order_relaxed);
+    int64_t next;
+
+    /* Relaxed: a number says which tiles and nothing about their bytes; barriers order those. */
+    do {
+        if (at >= n)
+            return 0;
+        next = at + (n - at + TAKEN_PARTS - 1) / TAKEN_PARTS;
+    } while (!atomic_compare_exchange_weak_explicit(&cursor->next, &at, next, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    *begin = at;
+    *end = next;
+    return 1;
 }
 
 /*
@@ -40,12 +60,10 @@ static void run_own(const struct cabe_exec *exec, int member, const struct produ
     const int64_t tiles = p->end[p->n - 1], n = exec->n_members;
 
     for (int64_t i = 0; i < n; i++) {
-        int64_t owner = (member + i) % n, end = tiles * (owner + 1) / n, tile;
+        int64_t owner = (member + i) % n, first = tiles * owner / n, begin, end;
 
-        /* Relaxed: a number says which tile and nothing about its bytes; barriers order those. */
-        while ((tile = tiles * owner / n +
-                       atomic_fetch_add_explicit(&taken[owner].next, 1, memory_order_relaxed)) < end)
-            run_tiles(exec, member, p, tile, tile + 1);
+        while (take(&taken[owner], tiles * (owner + 1) / n - first, &begin, &end))
+            run_tiles(exec, member, p, first + begin, first + end);
     }
 }
 
@@ -55,7 +73,7 @@ void cabe_exec_matmul(const struct cabe_exec *exec, struct cabe_team *team, int 
     struct products p;
 
     describe_products(exec, step, &p);
-    if (p.mm[0].t <= FEW_ROWS) {
+    if (p.mm[0].t <= CABE_MATMUL_OWN) {
         run_own(exec, member, &p, exec->taken + (step - exec->steps) % 2 * exec->n_members);
         return;
     }

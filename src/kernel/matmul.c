@@ -15,18 +15,11 @@
 #define L2_SHARE (192 * 1024) /* of activations in a tile; the smallest L2 met has 256 KiB */
 #define TILE_OPS 6e6          /* multiply-adds count two; about 0.1 ms, so that the last tile of a member is short */
 #define TILES_MIN 16          /* few rows: still enough tiles for the members */
-#define TILE_BYTES (128 * 1024) /* of weights that one row reads: 10 us, so that members end together */
 #define ROWS_STEP 12          /* a multiple of what every level takes at once */
 #define HIGH_ROWS 96   /* a chunk of them is 147 KB, and stays in L2 for the panels of a call */
 #define HIGH_PANELS 16
 #define MANY_ROWS 48 /* from here on a chunk of weights matters less than that of the rows */
 #define ROWS_AT_ONCE 24 /* between one finish and the next: what they store drains during the next sums */
-
-struct plan {
-    int64_t rows, n_row_blocks;  /* rows of a tile; the last block may have fewer */
-    int64_t panels, n_groups;    /* panels of a tile; the last group may have fewer */
-    int64_t n_panels;
-};
 
 struct scratch {
     float *acc;      /* HIGH: [CABE_MATMUL_PANELS_MAX][rows][16]; INT8: [CABE_MATMUL_INTS_PANELS][rows][16] */
@@ -93,33 +86,37 @@ static int64_t step_of(const struct cabe_kernels *kernels, const struct cabe_mat
     return is_few(kernels, mm) || mm->t <= CABE_MATMUL_FEW ? floats->panels_few : floats->panels_many;
 }
 
-static struct plan plan_of(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
+void cabe_matmul_cut(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, struct cabe_matmul_plan *plan)
 {
     int64_t row_bytes = mm->k * (in_integers(mm) ? 1 : (int64_t)sizeof(float)) + 1;
     int64_t most = clamp(L2_SHARE / row_bytes / ROWS_STEP * ROWS_STEP, ROWS_STEP, CABE_MATMUL_ROWS_MAX);
-    struct plan plan = {.n_panels = up(mm->n, CABE_PANEL)};
-    int64_t step = step_of(kernels, mm);
     double panel_ops;
 
-    if (in_integers(mm) && unpacks(kernels, mm)) /* a chunk of the rows stays in L2 for the panels of a call */
+    *plan = (struct cabe_matmul_plan){.n_panels = up(mm->n, CABE_PANEL),
+                                      .step = step_of(kernels, mm),
+                                      .panel_bytes = cabe_panel_bytes(mm->dtype, mm->k),
+                                      .record_bytes = cabe_record_bytes(mm->dtype, mm->k),
+                                      .in_integers = in_integers(mm),
+                                      .unpacks = unpacks(kernels, mm),
+                                      .is_few = is_few(kernels, mm)};
+    if (plan->in_integers && plan->unpacks) /* a chunk of the rows stays in L2 for the panels of a call */
         most = CABE_MATMUL_ROWS_MAX;
     else if (by_chunks(kernels, mm))
         most = HIGH_ROWS;
-    else if (is_few(kernels, mm)) /* the weights come once */
+    else if (plan->is_few) /* the weights come once */
         most = CABE_MATMUL_ROWS_MAX;
     if (mm->t == 0 || mm->n == 0)
-        return plan;
-    plan.rows = clamp(up(up(mm->t, up(mm->t, most)), ROWS_STEP) * ROWS_STEP, ROWS_STEP, most);
-    plan.n_row_blocks = up(mm->t, plan.rows);
-    panel_ops = 2.0 * CABE_PANEL * (double)mm->k * (double)(mm->t < plan.rows ? mm->t : plan.rows) + 1;
-    plan.panels = panel_ops * (double)plan.n_panels < TILE_OPS ? plan.n_panels : (int64_t)(TILE_OPS / panel_ops);
-    if (plan.n_row_blocks < TILES_MIN)
-        plan.panels = clamp(plan.panels, 1, up(plan.n_panels, up(TILES_MIN, plan.n_row_blocks)));
-    if (mm->t <= CABE_MATMUL_FEW)
-        plan.panels = clamp(plan.panels, 1, TILE_BYTES / ((int64_t)cabe_panel_bytes(mm->dtype, mm->k) + 1) + 1);
-    plan.panels = up(clamp(plan.panels, 1, plan.n_panels), step) * step;
-    plan.n_groups = up(plan.n_panels, plan.panels);
-    return plan;
+        return;
+    plan->rows = clamp(up(up(mm->t, up(mm->t, most)), ROWS_STEP) * ROWS_STEP, ROWS_STEP, most);
+    plan->n_row_blocks = up(mm->t, plan->rows);
+    panel_ops = 2.0 * CABE_PANEL * (double)mm->k * (double)(mm->t < plan->rows ? mm->t : plan->rows) + 1;
+    plan->panels = panel_ops * (double)plan->n_panels < TILE_OPS ? plan->n_panels : (int64_t)(TILE_OPS / panel_ops);
+    if (plan->n_row_blocks < TILES_MIN)
+        plan->panels = clamp(plan->panels, 1, up(plan->n_panels, up(TILES_MIN, plan->n_row_blocks)));
+    if (mm->t <= CABE_MATMUL_OWN)
+        plan->panels = plan->step;
+    plan->panels = up(clamp(plan->panels, 1, plan->n_panels), plan->step) * plan->step;
+    plan->n_groups = up(plan->n_panels, plan->panels);
 }
 
 #define ACC_BYTES ((uint64_t)CABE_MATMUL_INTS_PANELS * CABE_MATMUL_ROWS_MAX * CABE_PANEL * sizeof(float))
@@ -161,8 +158,9 @@ void cabe_matmul_prepare(const struct cabe_kernels *kernels, const struct cabe_m
 
 int64_t cabe_matmul_tiles(const struct cabe_kernels *kernels, const struct cabe_matmul *mm)
 {
-    struct plan plan = plan_of(kernels, mm);
+    struct cabe_matmul_plan plan;
 
+    cabe_matmul_cut(kernels, mm, &plan);
     return plan.n_row_blocks * plan.n_groups;
 }
 
@@ -252,16 +250,17 @@ static void high_chunk(const struct cabe_kernels *kernels, const struct cabe_mat
 }
 
 /* A block of rows with n_panels panels, precision HIGH. */
-static void run_high(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const struct scratch *s,
-                     int64_t row, int64_t rows, int64_t panel, int64_t n_panels)
+static void run_high(const struct cabe_kernels *kernels, const struct cabe_matmul *mm,
+                     const struct cabe_matmul_plan *plan, const struct scratch *s, int64_t row, int64_t rows,
+                     int64_t panel, int64_t n_panels)
 {
     const struct cabe_matmul_floats *level = kernels->matmul.floats;
-    const uint64_t panel_bytes = cabe_panel_bytes(mm->dtype, mm->k);
+    const uint64_t panel_bytes = plan->panel_bytes;
     const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)panel * panel_bytes;
     const int64_t at_once = mm->t <= CABE_MATMUL_FEW ? level->panels_few : level->panels_many;
     int64_t k = 0;
 
-    if (is_few(kernels, mm)) {
+    if (plan->is_few) {
         level->few(mm->dtype, mm->x + row * mm->x_stride, mm->x_stride, rows, w, panel_bytes, n_panels, mm->k, s->acc);
         for (int64_t p = 0; p < n_panels; p++)
             finish(kernels, mm, s->acc + p * rows * CABE_PANEL, row, rows, panel + p);
@@ -278,12 +277,13 @@ static void run_high(const struct cabe_kernels *kernels, const struct cabe_matmu
 }
 
 /* A block of rows with n_panels panels, precision INT8. */
-static void run_ints(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const uint8_t *records,
-                     const struct scratch *s, int64_t row, int64_t rows, int64_t panel, int64_t n_panels)
+static void run_ints(const struct cabe_kernels *kernels, const struct cabe_matmul *mm,
+                     const struct cabe_matmul_plan *plan, const uint8_t *records, const struct scratch *s, int64_t row,
+                     int64_t rows, int64_t panel, int64_t n_panels)
 {
     const struct cabe_matmul_ints *level = kernels->matmul.ints;
-    const uint64_t panel_bytes = cabe_panel_bytes(mm->dtype, mm->k), record = cabe_record_bytes(mm->dtype, mm->k);
-    const int64_t chunk = unpacks(kernels, mm) ? CABE_MATMUL_INTS_CHUNK : mm->k;
+    const uint64_t panel_bytes = plan->panel_bytes, record = plan->record_bytes;
+    const int64_t chunk = plan->unpacks ? CABE_MATMUL_INTS_CHUNK : mm->k;
     const int64_t ahead = n_panels == 1 ? CABE_MATMUL_AHEAD : (int64_t)panel_bytes; /* what comes next */
     int64_t k = 0, end;
 
@@ -292,7 +292,7 @@ static void run_ints(const struct cabe_kernels *kernels, const struct cabe_matmu
         for (int64_t p = 0; p < n_panels; p++) {
             const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)(panel + p) * panel_bytes, *unpacked = NULL;
 
-            if (unpacks(kernels, mm)) {
+            if (plan->unpacks) {
                 level->unpack(mm->dtype, w, mm->k, k, end, s->unpacked);
                 unpacked = s->unpacked;
             }
@@ -312,31 +312,39 @@ static void run_ints(const struct cabe_kernels *kernels, const struct cabe_matmu
     } while (k < mm->k);
 }
 
-static void run_tile(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const struct plan *plan,
-                     const uint8_t *records, const struct scratch *s, int64_t tile)
+static void run_tile(const struct cabe_kernels *kernels, const struct cabe_matmul *mm,
+                     const struct cabe_matmul_plan *plan, const uint8_t *records, const struct scratch *s, int64_t tile)
 {
-    int64_t row = tile / plan->n_groups * plan->rows, rows = clamp(mm->t - row, 0, plan->rows);
-    int64_t panel = tile % plan->n_groups * plan->panels;
+    int64_t block = plan->n_row_blocks == 1 ? 0 : tile / plan->n_groups, row = block * plan->rows;
+    int64_t rows = clamp(mm->t - row, 0, plan->rows), panel = (tile - block * plan->n_groups) * plan->panels;
     int64_t end = clamp(panel + plan->panels, 0, plan->n_panels);
-    int64_t step = step_of(kernels, mm);
 
-    for (; panel < end; panel += step) {
-        int64_t n = clamp(end - panel, 0, step);
+    for (; panel < end; panel += plan->step) {
+        int64_t n = clamp(end - panel, 0, plan->step);
 
-        if (in_integers(mm))
-            run_ints(kernels, mm, records, s, row, rows, panel, n);
+        if (plan->in_integers)
+            run_ints(kernels, mm, plan, records, s, row, rows, panel, n);
         else
-            run_high(kernels, mm, s, row, rows, panel, n);
+            run_high(kernels, mm, plan, s, row, rows, panel, n);
     }
+}
+
+void cabe_matmul_run_cut(const struct cabe_kernels *kernels, const struct cabe_matmul *mm,
+                         const struct cabe_matmul_plan *plan, const void *shared, void *scratch, int64_t tile_begin,
+                         int64_t tile_end)
+{
+    struct scratch s = scratch_in(scratch);
+
+    for (int64_t tile = tile_begin; tile < tile_end; tile++)
+        run_tile(kernels, mm, plan, shared, &s, tile);
 }
 
 void cabe_matmul_run(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, const void *shared,
                      void *scratch, int64_t tile_begin, int64_t tile_end)
 {
-    struct plan plan = plan_of(kernels, mm);
-    struct scratch s = scratch_in(scratch);
+    struct cabe_matmul_plan plan;
 
     assert(cabe_packed_ok(mm->dtype, CABE_PANELS, mm->n, mm->k));
-    for (int64_t tile = tile_begin; tile < tile_end; tile++)
-        run_tile(kernels, mm, &plan, shared, &s, tile);
+    cabe_matmul_cut(kernels, mm, &plan);
+    cabe_matmul_run_cut(kernels, mm, &plan, shared, scratch, tile_begin, tile_end);
 }

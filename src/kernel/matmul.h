@@ -61,6 +61,24 @@ void cabe_matmul_run(const struct cabe_kernels *kernels, const struct cabe_matmu
                      void *scratch, int64_t tile_begin, int64_t tile_end);
 
 /*
+ * How a product is cut into tiles: for who runs few tiles at a time and wants to cut once. Up to CABE_MATMUL_OWN rows a
+ * product takes as long as its weights take to read, and tiles are as small as they can be: take many at a time.
+ */
+#define CABE_MATMUL_OWN 8
+struct cabe_matmul_plan {
+    int64_t rows, n_row_blocks;       /* rows of a tile; the last block may have fewer */
+    int64_t panels, n_groups;         /* panels of a tile; the last group may have fewer */
+    int64_t n_panels, step;           /* of the product; of one call of a kernel */
+    uint64_t panel_bytes, record_bytes;
+    int in_integers, unpacks, is_few; /* weights are unpacked first; they are widened in registers */
+};
+void cabe_matmul_cut(const struct cabe_kernels *kernels, const struct cabe_matmul *mm, struct cabe_matmul_plan *plan);
+/* Tiles are plan->n_row_blocks * plan->n_groups. */
+void cabe_matmul_run_cut(const struct cabe_kernels *kernels, const struct cabe_matmul *mm,
+                         const struct cabe_matmul_plan *plan, const void *shared, void *scratch, int64_t tile_begin,
+                         int64_t tile_end);
+
+/*
  * Packs panels [panel_begin, panel_end) of a matrix into `out` (cabe_panel_bytes() each). `rows` holds the source
  * rows of those panels (panel_begin * 16 is its first row), row-major, of dtype `from`; `n_rows` of them are real and
  * the rest of the last panel becomes zeros. F32, F16, BF16 to F32, F16, BF16, I8, Q8_0, Q4_0; Q8_0, Q4_0, Q4_1, Q4_K

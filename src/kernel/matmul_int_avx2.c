@@ -91,9 +91,19 @@ struct blocks {
  */
 #define FEW_AHEAD 4096
 
-INLINE int64_t packed_bytes(enum cabe_dtype dtype) /* of a block of 32 inputs */
+/* Of a block of 32 inputs, a share of scales that stand elsewhere included; 0 for I8, of which nothing is fetched. */
+INLINE int64_t packed_bytes(enum cabe_dtype dtype)
 {
-    return (int64_t)cabe_dtype_bytes(dtype, cabe_dtype_block(dtype)) * 32 / cabe_dtype_block(dtype) * CABE_PANEL;
+    switch (dtype) {
+    case CABE_Q8_0:
+        return 544;
+    case CABE_Q4_1:
+        return 320;
+    case CABE_Q6_K:
+        return 420;
+    default:
+        return dtype == CABE_I8 ? 0 : 288;
+    }
 }
 
 INLINE void fetch(const uint8_t *at, int64_t bytes)
@@ -374,8 +384,9 @@ static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, con
                 const uint8_t *unpacked, int64_t k, int64_t begin, int64_t end, int64_t ahead, float *acc)
 {
     const uint64_t record_bytes = cabe_record_bytes(dtype, k);
-    const int64_t bytes = ahead && dtype != CABE_I8 ? packed_bytes(dtype) / ((rows + ROWS - 1) / ROWS) : 0;
-    const uint8_t *next = panel + (rows < ROWS && ahead > FEW_AHEAD ? FEW_AHEAD : ahead) + (dtype == CABE_I8 ? 0 : begin / 32 * packed_bytes(dtype));
+    const int64_t bytes = rows <= ROWS ? packed_bytes(dtype) : packed_bytes(dtype) / ((rows + ROWS - 1) / ROWS);
+    const uint8_t *next =
+        panel + (rows < ROWS && ahead > FEW_AHEAD ? FEW_AHEAD : ahead) + begin / 32 * packed_bytes(dtype);
 
     if (k == 0)
         memset(acc, 0, (size_t)rows * CABE_PANEL * sizeof(float));
@@ -384,16 +395,16 @@ static void dot(enum cabe_dtype dtype, const uint8_t *records, int64_t rows, con
 
         switch (m) {
         case 1:
-            some_rows(dtype, records, panel, unpacked, k, begin, end, next, bytes, acc, 1);
+            some_rows(dtype, records, panel, unpacked, k, begin, end, next, ahead ? bytes : 0, acc, 1);
             break;
         case 2:
-            some_rows(dtype, records, panel, unpacked, k, begin, end, next, bytes, acc, 2);
+            some_rows(dtype, records, panel, unpacked, k, begin, end, next, ahead ? bytes : 0, acc, 2);
             break;
         case 3:
-            some_rows(dtype, records, panel, unpacked, k, begin, end, next, bytes, acc, 3);
+            some_rows(dtype, records, panel, unpacked, k, begin, end, next, ahead ? bytes : 0, acc, 3);
             break;
         default:
-            some_rows(dtype, records, panel, unpacked, k, begin, end, next, bytes, acc, 4);
+            some_rows(dtype, records, panel, unpacked, k, begin, end, next, ahead ? bytes : 0, acc, 4);
             break;
         }
         rows -= m;
