@@ -192,9 +192,14 @@ CABE_CHECKED enum cabe_status cabe_service_embed(struct cabe_service *service, c
 
 /* ---- tokens, without waiting for a turn ---- */
 
-/* A callback with the model's tokenizer, loading the model first if need be; for counting and showing. */
+/* Tokens of a text, nothing added, control tokens written in it counted as such; *ids is cabe_malloc'ed. Loads the model
+ * first if need be: not on a thread that must not wait. */
 CABE_CHECKED enum cabe_status cabe_service_tokenize(struct cabe_service *service, const char *model, const char *text,
                                                     size_t n, int32_t **ids, size_t *n_ids, struct cabe_error *err);
+/* And back: *text is cabe_malloc'ed and NUL-terminated. */
+CABE_CHECKED enum cabe_status cabe_service_detokenize(struct cabe_service *service, const char *model,
+                                                      const int32_t *ids, size_t n, char **text, size_t *n_bytes,
+                                                      struct cabe_error *err);
 
 /* ---- what goes on ---- */
 

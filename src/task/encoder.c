@@ -221,6 +221,11 @@ void cabe_encoder_unload(struct cabe_encoder *e)
     cabe_net_unload(&e->net);
 }
 
+const struct cabe_tokenizer *cabe_encoder_tokenizer(const struct cabe_encoder *e)
+{
+    return e->net.tokenizer;
+}
+
 /* ---- encoding ---- */
 
 static enum cabe_status upload(struct cabe_encoder *e, cabe_value value, const void *data, int64_t n,
@@ -312,8 +317,8 @@ static void append(struct cabe_encoder *e, size_t row)
     b->row[b->n_sequences++] = row;
 }
 
-enum cabe_status cabe_encoder_encode(struct cabe_encoder *e, const struct cabe_text *texts, size_t n,
-                                     enum cabe_prefix prefix, float *out, uint64_t *n_tokens, struct cabe_error *err)
+static enum cabe_status encode(struct cabe_encoder *e, const struct cabe_text *texts, size_t n, enum cabe_prefix prefix,
+                               float *out, uint64_t *n_tokens, int32_t *counts, struct cabe_error *err)
 {
     const struct cabe_model_config *config = cabe_encoder_config(e);
     struct cabe_encode_options options = {config->add_special, (size_t)config->max_tokens, 1};
@@ -338,10 +343,25 @@ enum cabe_status cabe_encoder_encode(struct cabe_encoder *e, const struct cabe_t
                                  e->net.path, e->encoding.ids[t], (long long)config->n_vocab);
         if (n_tokens)
             *n_tokens += e->encoding.n;
+        if (counts)
+            counts[i] = (int32_t)e->encoding.n;
         if (b->n_tokens + (int64_t)e->encoding.n > b->max_tokens || b->n_sequences == b->max_sequences)
             status = flush(e, out, err);
         if (status == CABE_OK)
             append(e, i);
     }
     return status == CABE_OK ? flush(e, out, err) : status;
+}
+
+enum cabe_status cabe_encoder_encode(struct cabe_encoder *e, const struct cabe_text *texts, size_t n,
+                                     enum cabe_prefix prefix, float *out, uint64_t *n_tokens, struct cabe_error *err)
+{
+    return encode(e, texts, n, prefix, out, n_tokens, NULL, err);
+}
+
+enum cabe_status cabe_encoder_encode_counted(struct cabe_encoder *e, const struct cabe_text *texts, size_t n,
+                                             enum cabe_prefix prefix, float *out, int32_t *counts,
+                                             struct cabe_error *err)
+{
+    return encode(e, texts, n, prefix, out, NULL, counts, err);
 }

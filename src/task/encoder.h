@@ -19,6 +19,7 @@
 #include "fit/plan.h"
 #include "model/model.h"
 #include "task/session.h"
+#include "text/tokenizer.h"
 
 struct cabe_encoder;
 
@@ -51,6 +52,8 @@ CABE_CHECKED enum cabe_status cabe_encoder_work(struct cabe_encoder *encoder, co
 /* Loads under the knobs of a plan that fits, making the fitted copy first where there is none. */
 CABE_CHECKED enum cabe_status cabe_encoder_load(struct cabe_encoder *encoder, const struct cabe_knobs *knobs,
                                                 struct cabe_error *err);
+/* Loaded. */
+const struct cabe_tokenizer *cabe_encoder_tokenizer(const struct cabe_encoder *encoder);
 /* Gives back weights, program and batch; it can be loaded again. */
 void cabe_encoder_unload(struct cabe_encoder *encoder);
 
@@ -58,5 +61,9 @@ void cabe_encoder_unload(struct cabe_encoder *encoder);
 CABE_CHECKED enum cabe_status cabe_encoder_encode(struct cabe_encoder *encoder, const struct cabe_text *texts, size_t n,
                                                   enum cabe_prefix prefix, float *out, uint64_t *n_tokens,
                                                   struct cabe_error *err);
+/* The same, with the tokens of each text in counts[n]. */
+CABE_CHECKED enum cabe_status cabe_encoder_encode_counted(struct cabe_encoder *encoder, const struct cabe_text *texts,
+                                                          size_t n, enum cabe_prefix prefix, float *out, int32_t *counts,
+                                                          struct cabe_error *err);
 
 #endif

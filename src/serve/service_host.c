@@ -1,0 +1,182 @@
+/* The thread of a model: loads it when something waits, serves, and ends when the model is no longer in memory. */
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/threads.h"
+#include "serve/service_impl.h"
+
+struct cabe_service_ticket *cabe_host_take(struct cabe_service_entry *e, uint64_t now_ns)
+{
+    struct cabe_queue_item *item = cabe_queue_pop(&e->queue, now_ns);
+    struct cabe_service_ticket *t;
+
+    if (!item)
+        return NULL;
+    t = CABE_QUEUE_OF(item, struct cabe_service_ticket, item);
+    t->phase = t->embeds ? CABE_TICKET_READY : CABE_TICKET_TAKEN;
+    t->taken_ns = now_ns;
+    if (e->loaded_ns > t->admitted_ns) {
+        uint64_t from = e->acquire_ns > t->admitted_ns ? e->acquire_ns : t->admitted_ns;
+
+        t->load_ns = e->loaded_ns > from ? e->loaded_ns - from : 0;
+    }
+    t->started = 1;
+    t->next = NULL;
+    e->view.n_running++;
+    cabe_rate_start(&e->rate, now_ns, t->estimated_tokens);
+    return t;
+}
+
+/* ---- under the lock ---- */
+
+static int has_work(const struct cabe_service_entry *e)
+{
+    return e->queue.n > 0 || e->loads;
+}
+
+/* 1: there is work; 0: the host has nothing to live for. */
+static int wait_for_work(struct cabe_service_entry *e)
+{
+    struct cabe_service *service = e->service;
+
+    while (!has_work(e)) {
+        if (service->closing || e->view.state == CABE_SERVICE_ABSENT)
+            return 0;
+        pthread_cond_wait(&e->wake, &service->lock);
+    }
+    return 1;
+}
+
+/* Those who wanted it in memory; gives up the lock meanwhile. */
+static void tell_waiters(struct cabe_service_entry *e, enum cabe_status status, const struct cabe_error *err)
+{
+    while (e->loads) {
+        struct cabe_load_waiter *waiter = e->loads;
+
+        e->loads = waiter->next;
+        pthread_mutex_unlock(&e->service->lock);
+        if (waiter->done)
+            waiter->done(waiter->self, status, err);
+        cabe_free(waiter);
+        pthread_mutex_lock(&e->service->lock);
+    }
+}
+
+/* Everything that waits ends with the error of the load; gives up the lock meanwhile. */
+static void fail_all(struct cabe_service_entry *e, enum cabe_status status, const struct cabe_error *err)
+{
+    struct cabe_service_ticket *t;
+
+    while ((t = cabe_host_take(e, cabe_clock_ns()))) {
+        pthread_mutex_unlock(&e->service->lock);
+        cabe_ticket_end(t, status, err);
+        pthread_mutex_lock(&e->service->lock);
+    }
+    tell_waiters(e, status, err);
+}
+
+static uint64_t keep_alive_ns(const struct cabe_service_entry *e)
+{
+    return e->view.keep_alive_s < 0 || e->view.keep_alive_s > 1e9 ? UINT64_MAX
+                                                                  : (uint64_t)(e->view.keep_alive_s * 1e9);
+}
+
+static enum cabe_status acquire(struct cabe_service_entry *e, struct cabe_pool_use **use, struct cabe_error *err)
+{
+    struct cabe_service *service = e->service;
+    enum cabe_status status;
+
+    atomic_store_explicit(&e->load_cancel.wanted, 0, memory_order_relaxed);
+    e->is_acquiring = 1;
+    e->acquire_ns = cabe_clock_ns();
+    pthread_mutex_unlock(&service->lock);
+    status = cabe_loaded_acquire(e, &e->load_cancel, use, err);
+    pthread_mutex_lock(&service->lock);
+    e->is_acquiring = 0;
+    e->loaded_ns = cabe_clock_ns();
+    cabe_keeper_call(service); /* waiting times count from here */
+    return status;
+}
+
+static void release(struct cabe_service_entry *e, struct cabe_pool_use *use, enum cabe_status status)
+{
+    struct cabe_service *service = e->service;
+    uint64_t keep_ns;
+
+    pthread_mutex_lock(&service->lock);
+    e->step_ns = 0;
+    keep_ns = keep_alive_ns(e);
+    pthread_mutex_unlock(&service->lock);
+    /* No room to remember it: it then stays until others need the room. */
+    (void)!cabe_pool_keep_alive(service->pool, e->view.name, keep_ns, NULL);
+    cabe_pool_release(service->pool, use);
+    if (status != CABE_OK) { /* broken: whoever asks next gets it fresh */
+        (void)!cabe_pool_pin(service->pool, e->view.name, 0, NULL);
+        (void)!cabe_pool_unload(service->pool, e->view.name, NULL);
+    } else if (keep_ns == 0) {
+        cabe_pool_tick(service->pool);
+    }
+}
+
+static void *host_main(void *self)
+{
+    struct cabe_service_entry *e = self;
+    struct cabe_service *service = e->service;
+    struct cabe_pool_use *use;
+    struct cabe_error err;
+    enum cabe_status status;
+
+    pthread_mutex_lock(&service->lock);
+    while (wait_for_work(e)) {
+        status = acquire(e, &use, &err);
+        if (status == CABE_ERR_CANCELLED && !service->closing && has_work(e))
+            continue; /* who wanted it went away, and somebody else came */
+        if (status != CABE_OK) {
+            fail_all(e, status, &err);
+            continue;
+        }
+        tell_waiters(e, CABE_OK, NULL);
+        pthread_mutex_unlock(&service->lock);
+        {
+            struct cabe_loaded *loaded = cabe_pool_object(use);
+
+            status = loaded->generator ? cabe_host_decode(e, loaded, use, &err)
+                                       : cabe_host_encode(e, loaded, use, &err);
+        }
+        release(e, use, status);
+        pthread_mutex_lock(&service->lock);
+        if (status == CABE_ERR_OOM) /* loading it again would not help who waits */
+            fail_all(e, status, &err);
+    }
+    e->thread_ended = 1;
+    service->n_hosts--;
+    pthread_cond_broadcast(&service->changed);
+    pthread_mutex_unlock(&service->lock);
+    return NULL;
+}
+
+enum cabe_status cabe_host_start(struct cabe_service_entry *e, struct cabe_error *err)
+{
+    pthread_attr_t attributes;
+    int failed;
+
+    if (e->has_thread && !e->thread_ended) {
+        pthread_cond_signal(&e->wake);
+        return CABE_OK;
+    }
+    if (e->has_thread)
+        pthread_join(e->thread, NULL); /* it has let go of the lock and returns */
+    e->has_thread = 0;
+    e->thread_ended = 0;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, CABE_HOST_STACK_BYTES);
+    failed = pthread_create(&e->thread, &attributes, host_main, e);
+    pthread_attr_destroy(&attributes);
+    if (failed)
+        return cabe_fail_errno(err, failed, "%s: a thread for it", e->view.name);
+    e->has_thread = 1;
+    e->service->n_hosts++;
+    return CABE_OK;
+}

@@ -1,0 +1,302 @@
+/* What the service answers is what the model answers alone; and who may ask what. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#include "service_setup.h"
+#include "task/encoder.h"
+
+#define MEMORY (UINT64_C(256) << 20)
+#define WRITER "qwen3-f32.gguf"
+#define EMBEDDER "bert-mean-f32.gguf"
+
+static struct cabe_error err;
+
+static void begin(struct fixture *f, uint64_t memory, const struct cabe_service_config *wishes)
+{
+    static const char *const models[] = {WRITER, EMBEDDER, "mixed-tied.gguf", "llama2-f32.gguf"};
+    char path[512];
+
+    if (!open_fixture(f, memory, wishes, &err))
+        fail_msg("%s", err.text);
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+        golden_path(path, models[i]);
+        assert_int_equal(cabe_service_add(f->service, models[i], path, &err), CABE_OK);
+    }
+}
+
+static void ask(struct fixture *f, struct asked *a, struct cabe_service_ask *wish)
+{
+    a->service = f->service;
+    if (cabe_service_ask(f->service, wish, &a->ticket, NULL, &err) != CABE_OK)
+        fail_msg("%s", err.text);
+}
+
+/* ---- the same answers ---- */
+
+struct alone {
+    char text[65536];
+    size_t n;
+};
+
+static enum cabe_status take_text(void *self, const char *bytes, size_t n, const struct cabe_sampled *sampled,
+                                  struct cabe_error *e)
+{
+    struct alone *alone = self;
+
+    (void)sampled, (void)e;
+    memcpy(alone->text + alone->n, bytes, n);
+    alone->n += n;
+    alone->text[alone->n] = '\0';
+    return CABE_OK;
+}
+
+static void prompt_number(int i, char out[256])
+{
+    snprintf(out, 256, "%s number %d is a word of the %d that were", i % 2 ? "This" : "Once upon a time the", i, 3 * i);
+}
+
+/* The model by itself, as planned for `n_seqs`. */
+static void answer_alone(struct cabe_session *session, const char *model, int n_prompts, const char *const *stop,
+                         size_t n_stop, struct alone *out)
+{
+    struct cabe_generator_wishes wishes = {.dtype = -1, .precision = -1, .kv = -1, .n_seqs = 4};
+    static struct cabe_plan plan;
+    struct cabe_fit_task task;
+    struct cabe_generator *g;
+    char path[512], prompt[256];
+
+    golden_path(path, model);
+    if (cabe_generator_find(&g, session, path, &wishes, &err) != CABE_OK)
+        fail_msg("%s", err.text);
+    cabe_generator_task(g, &task);
+    assert_int_equal(cabe_session_plan(session, &plan, &task, &err), CABE_OK);
+    if (cabe_generator_load(g, &plan.knobs, &err) != CABE_OK)
+        fail_msg("%s", err.text);
+    for (int i = 0; i < n_prompts; i++) {
+        struct cabe_encode_options options = {.add_special = 1, .parse_special = 1};
+        struct cabe_generation generation = {.max_new = 40, .shift_keep = -1, .text = take_text, .self = &out[i],
+                                             .stop = stop, .n_stop = n_stop};
+        struct cabe_encoding encoding = {0};
+        struct cabe_generated result;
+
+        prompt_number(i, prompt);
+        assert_int_equal(cabe_tokenizer_encode(cabe_generator_tokenizer(g), prompt, strlen(prompt), &options, &encoding,
+                                               &err),
+                         CABE_OK);
+        cabe_sampling_defaults(&generation.sampling);
+        generation.sampling.seed = (uint64_t)i;
+        generation.ids = encoding.ids;
+        generation.n_ids = encoding.n;
+        out[i].n = 0;
+        if (cabe_generate(g, &generation, NULL, &result, &err) != CABE_OK)
+            fail_msg("%s", err.text);
+        cabe_encoding_clear(&encoding);
+    }
+    cabe_generator_close(g);
+}
+
+static void compare(const char *model)
+{
+    enum { N = 8 };
+    struct alone *alone = calloc(N, sizeof *alone);
+    struct asked asked[N];
+    struct fixture f;
+    static const char *const stop[] = {"zq", "e and"};
+
+    begin(&f, MEMORY, NULL);
+    answer_alone(f.session, model, N, stop, 2, alone);
+    for (int i = 0; i < N; i++) {
+        char prompt[256];
+        struct cabe_service_ask wish;
+
+        asked_init(&asked[i]);
+        prompt_number(i, prompt);
+        wish = prompt_of(&asked[i], model, prompt, 40);
+        wish.sampling.seed = (uint64_t)i;
+        wish.stop = stop;
+        wish.n_stop = 2;
+        wish.class_ = (enum cabe_class)(i % CABE_N_CLASSES);
+        ask(&f, &asked[i], &wish);
+    }
+    for (int i = 0; i < N; i++) {
+        wait_ended(&asked[i]);
+        if (asked[i].status != CABE_OK)
+            fail_msg("%s", asked[i].err.text);
+        assert_int_equal(asked[i].n_started, 1);
+        assert_int_equal(asked[i].n_finished, 1);
+        assert_int_equal(asked[i].n_ended, 1);
+        assert_int_equal(asked[i].n_text[0], alone[i].n);
+        assert_memory_equal(asked[i].text[0] ? asked[i].text[0] : "", alone[i].text, alone[i].n);
+        assert_true(asked[i].counts.n_new > 0 && asked[i].counts.n_prompt > 0);
+        asked_clear(&asked[i]);
+    }
+    free(alone);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
+static void test_same_answers(void **state)
+{
+    (void)state;
+    compare(WRITER);
+    compare("mixed-tied.gguf");
+}
+
+/* ---- choices ---- */
+
+static void test_choices(void **state)
+{
+    struct cabe_service_model view;
+    struct asked a, one;
+    struct cabe_service_ask wish;
+    struct fixture f;
+    const char *prompt = "A prompt that is long enough for some pages of its own, so that the choices share them all; "
+                         "that it goes on and on is what makes it so.";
+
+    (void)state;
+    begin(&f, MEMORY, NULL);
+    asked_init(&a);
+    wish = prompt_of(&a, WRITER, prompt, 12);
+    wish.n_choices = 7;
+    wish.ignore_end = 1;
+    ask(&f, &a, &wish);
+    wait_ended(&a);
+    assert_int_equal(a.status, CABE_OK);
+    assert_int_equal(a.n_finished, 7);
+    assert_int_equal(a.counts.n_new, 7 * 12);
+    assert_true(a.counts.n_cached >= 6 * ((a.counts.n_prompt - 1) / 16) * 16);
+    asked_init(&one);
+    wish = prompt_of(&one, WRITER, prompt, 12);
+    wish.ignore_end = 1;
+    ask(&f, &one, &wish);
+    wait_ended(&one);
+    assert_int_equal(one.finish[0], CABE_SERVICE_LENGTH);
+    assert_string_equal(one.text[0], a.text[0]);
+    assert_int_equal(cabe_service_model(f.service, WRITER, &view, &err), CABE_OK);
+    assert_int_equal(view.state, CABE_SERVICE_READY);
+    assert_int_equal(view.n_loads, 1);
+    assert_int_equal(view.n_running, 0);
+    assert_true(view.bytes > 0 && view.context > 0);
+    asked_clear(&a);
+    asked_clear(&one);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
+/* ---- embeddings ---- */
+
+static struct cabe_service_embed embed_of(struct asked *a, const struct cabe_text *texts, size_t n)
+{
+    a->n_rows = n;
+    return (struct cabe_service_embed){.model = EMBEDDER,
+                                       .class_ = CABE_CLASS_NORMAL,
+                                       .texts = texts,
+                                       .n_texts = n,
+                                       .keep_alive_s = NAN,
+                                       .ended = on_embedded,
+                                       .self = a};
+}
+
+static void test_embeddings(void **state)
+{
+    enum { N = 40 };
+    static char bytes[N][64];
+    struct cabe_text texts[N];
+    struct asked asked[N + 2];
+    struct fixture f;
+
+    (void)state;
+    begin(&f, MEMORY, NULL);
+    for (int i = 0; i < N; i++) {
+        snprintf(bytes[i], sizeof bytes[i], "the %dth of the texts, %d", i, i * i);
+        texts[i] = (struct cabe_text){bytes[i], strlen(bytes[i])};
+    }
+    for (int i = 0; i < N + 2; i++) {
+        struct cabe_service_embed wish;
+
+        asked_init(&asked[i]);
+        wish = i < N ? embed_of(&asked[i], &texts[i], 1) : embed_of(&asked[i], texts, N);
+        if (i == N + 1)
+            texts[3].bytes = "\xff\xff no text"; /* who asks for that gets an error, and nobody else */
+        wish.class_ = (enum cabe_class)(i % CABE_N_CLASSES);
+        if (cabe_service_embed(f.service, &wish, &asked[i].ticket, NULL, &err) != CABE_OK)
+            fail_msg("%s", err.text);
+    }
+    for (int i = 0; i < N + 2; i++)
+        wait_ended(&asked[i]);
+    assert_int_equal(asked[N].status, CABE_OK);
+    assert_int_equal(asked[N + 1].status, CABE_ERR_FORMAT);
+    for (int i = 0; i < N; i++) {
+        size_t row = (size_t)asked[i].width * sizeof(float);
+
+        assert_int_equal(asked[i].status, CABE_OK);
+        assert_memory_equal(asked[i].rows, asked[N].rows + i * asked[N].width, row);
+        assert_true(asked[i].embedded_tokens > 2);
+    }
+    for (int i = 0; i < N + 2; i++)
+        asked_clear(&asked[i]);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
+/* ---- refusals ---- */
+
+static void test_refusals(void **state)
+{
+    struct cabe_service_refusal refusal;
+    struct cabe_service_ask wish;
+    struct asked a, b;
+    struct cabe_service_embed embed;
+    struct cabe_text text = {"text", 4};
+    struct fixture f;
+
+    (void)state;
+    begin(&f, MEMORY, NULL);
+    asked_init(&a);
+    asked_init(&b);
+    wish = prompt_of(&a, "no-such-model", "x", 1);
+    assert_int_equal(cabe_service_ask(f.service, &wish, &a.ticket, &refusal, &err), CABE_ERR_NOT_FOUND);
+    wish = prompt_of(&a, WRITER, NULL, 1);
+    assert_int_equal(cabe_service_ask(f.service, &wish, &a.ticket, &refusal, &err), CABE_ERR_ARGUMENT);
+    wish = prompt_of(&a, EMBEDDER, "to be written", 1); /* not known to embed yet */
+    ask(&f, &a, &wish);
+    wait_ended(&a);
+    assert_int_equal(a.status, CABE_ERR_UNSUPPORTED);
+    assert_int_equal(cabe_service_ask(f.service, &wish, &a.ticket, &refusal, &err), CABE_ERR_UNSUPPORTED);
+    embed = embed_of(&b, &text, 1);
+    embed.model = WRITER;
+    assert_int_equal(cabe_service_embed(f.service, &embed, &b.ticket, &refusal, &err), CABE_OK);
+    wait_ended(&b);
+    assert_int_equal(b.status, CABE_ERR_UNSUPPORTED);
+    asked_clear(&a);
+    asked_init(&a);
+    wish = prompt_of(&a, WRITER, NULL, 1);
+    {
+        static int32_t ids[100000];
+
+        wish.ids = ids;
+        wish.n_ids = 100000;
+        ask(&f, &a, &wish);
+        wait_ended(&a);
+        assert_int_equal(a.status, CABE_ERR_ARGUMENT); /* longer than the context */
+    }
+    cabe_service_drain(f.service);
+    wish = prompt_of(&a, WRITER, "x", 1);
+    assert_int_equal(cabe_service_ask(f.service, &wish, &a.ticket, &refusal, &err), CABE_ERR_BUSY);
+    assert_true(refusal.overloaded && refusal.retry_after_s > 0);
+    asked_clear(&a);
+    asked_clear(&b);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_same_answers),
+        cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_embeddings),
+        cmocka_unit_test(test_refusals),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
