@@ -38,12 +38,6 @@ void cabe_turns_close(struct cabe_turn_order *turns)
 
 /* ---- all under the lock ---- */
 
-/* Where a region of the class would begin in virtual time: who was away has saved nothing up. */
-static double start_of(const struct cabe_turn_order *t, int class_)
-{
-    return t->by_class[class_].used > t->now ? t->by_class[class_].used : t->now;
-}
-
 static struct cabe_turn_waiter *aged(const struct cabe_turn_order *t, uint64_t now_ns)
 {
     struct cabe_turn_waiter *oldest = NULL;
@@ -57,13 +51,19 @@ static struct cabe_turn_waiter *aged(const struct cabe_turn_order *t, uint64_t n
     return oldest;
 }
 
+/* Where the class would stand in virtual time after a region as long as its last one: the least goes first. */
+static double end_of(const struct cabe_turn_order *t, int class_)
+{
+    return t->by_class[class_].used + t->by_class[class_].last_cost;
+}
+
 /* The class whose turn it is by weight; CABE_N_CLASSES: nobody waits. */
 static int by_weight(const struct cabe_turn_order *t)
 {
     int best = CABE_N_CLASSES;
 
     for (int c = 0; c < CABE_N_CLASSES; c++)
-        if (t->by_class[c].first && (best == CABE_N_CLASSES || start_of(t, c) < start_of(t, best)))
+        if (t->by_class[c].first && (best == CABE_N_CLASSES || end_of(t, c) < end_of(t, best)))
             best = c;
     return best;
 }
@@ -75,9 +75,8 @@ static void begin(struct cabe_turn_order *t, enum cabe_class class_, uint64_t no
     t->paused_until_ns = 0;
     t->holder = class_;
     t->since_ns = now_ns;
-    t->start = start_of(t, class_);
-    if (!by_age) /* an aged turn of a class that has had its share says nothing of the others' */
-        t->now = t->start;
+    if (!by_age && t->by_class[class_].used > t->now) /* an aged turn says nothing of the others' shares */
+        t->now = t->by_class[class_].used;
     t->by_class[class_].counts.n_turns++;
 }
 
@@ -124,7 +123,7 @@ static void hand_over(struct cabe_turn_order *t, uint64_t now_ns)
  */
 static int is_worth_a_pause(const struct cabe_turn_order *t, int left, int next, uint64_t now_ns)
 {
-    return next != CABE_N_CLASSES && next != left && start_of(t, left) < start_of(t, next) &&
+    return next != CABE_N_CLASSES && next != left && end_of(t, left) < end_of(t, next) &&
            t->by_class[left].gap_ns <= CABE_TURN_PAUSE_NS / 2 && !aged(t, now_ns);
 }
 
@@ -185,9 +184,11 @@ void cabe_turns_take(struct cabe_turn_order *t, enum cabe_class class_)
     pthread_mutex_lock(&t->lock);
     now_ns = cabe_clock_ns(); /* under the lock times only grow */
     count_gap(t, class_, now_ns);
+    if (!t->by_class[class_].first && t->by_class[class_].used < t->now)
+        t->by_class[class_].used = t->now; /* who was away has saved nothing up */
     /* In a pause: who is waited for, or who has had less. */
     can_go = !t->taken && (!t->paused_until_ns || class_ == t->expected ||
-                           (start_of(t, class_) <= start_of(t, t->expected) && !t->by_class[class_].first));
+                           (end_of(t, class_) <= end_of(t, t->expected) && !t->by_class[class_].first));
     if (can_go) {
         begin(t, class_, now_ns, 0);
         pthread_mutex_unlock(&t->lock);
@@ -211,7 +212,8 @@ void cabe_turns_give(struct cabe_turn_order *t)
     now_ns = cabe_clock_ns();
     class_ = t->holder;
     took_ns = now_ns - t->since_ns;
-    t->by_class[class_].used = t->start + (double)took_ns / cabe_class_weight((enum cabe_class)class_);
+    t->by_class[class_].last_cost = (double)took_ns / cabe_class_weight((enum cabe_class)class_);
+    t->by_class[class_].used += t->by_class[class_].last_cost;
     t->by_class[class_].counts.used_ns += took_ns;
     t->by_class[class_].left_ns = now_ns;
     t->taken = 0;

@@ -18,13 +18,12 @@ struct cabe_turn_order {
     int taken; /* a region runs, or the thread that may has been woken */
     enum cabe_class holder;
     uint64_t since_ns; /* the holder's region began */
-    double start;      /* its virtual time then */
     double now;        /* virtual time of the last turn that was given by weight */
     uint64_t paused_until_ns; /* not taken, and `expected` is waited for; 0: no pause */
     enum cabe_class expected;
     struct {
         struct cabe_turn_waiter *first, *last;
-        double used;               /* virtual time: ns against the weight */
+        double used, last_cost;    /* virtual time: ns against the weight; of the last region */
         uint64_t left_ns, gap_ns;  /* the last region ended; until the next is asked for, smoothed */
         struct cabe_turns counts;
     } by_class[CABE_N_CLASSES];

@@ -6,8 +6,9 @@
  * than its class's bound, every CABE_QUEUE_AGED_EVERY-th pop takes the oldest such item, the others go on by weight. So
  * an item is taken after at most (its bound) and then CABE_QUEUE_AGED_EVERY pops for each item that was aged before it.
  *
- * Limits: NORMAL may fill n_max items and tokens_max tokens, LOW half of that; HIGH may go on to 5/4, CRITICAL to 3/2, so
- * that a queue full of others' work does not shut them out. An item larger than tokens_max is taken into an empty queue.
+ * Limits: n_max items and tokens_max tokens in all. A class may go past them as long as a quarter of them (LOW: an eighth)
+ * is not its own, so that a queue full of others' work shuts nobody out: at most 15/8 of the limits. An item larger than
+ * the limit is taken into an empty queue.
  *
  * Items are the caller's, with a struct cabe_queue_item inside; nothing is allocated. Time is the caller's.
  *
@@ -35,7 +36,7 @@ struct cabe_queue_item { /* zeroed before its first push */
 };
 
 struct cabe_queue_config {
-    int64_t n_max, tokens_max;          /* of class NORMAL; 0: without limit */
+    int64_t n_max, tokens_max;          /* 0: without limit */
     uint64_t age_ns[CABE_N_CLASSES];    /* from when on an item is aged; 0: CABE_QUEUE_AGE_NS */
 };
 #define CABE_QUEUE_AGE_NS UINT64_C(15000000000)
