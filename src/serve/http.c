@@ -26,33 +26,63 @@ int cabe_http_on_loop(const struct cabe_http *http)
 
 /* ---- the account ---- */
 
-static int reserve_more(struct cabe_http *http)
+/* Under the account's lock: until what is reserved covers what is used. */
+static enum cabe_status cover(struct cabe_http *http, struct cabe_ledger *ledger, struct cabe_error *err)
 {
-    int granted = 1;
-
-    pthread_mutex_lock(&http->account_lock);
     for (;;) {
         uint64_t used = atomic_load(&http->used), reserved = atomic_load(&http->reserved), more;
+        enum cabe_status status;
 
         if (used <= reserved)
-            break;
+            return CABE_OK;
         more = used - reserved > GRANULE ? used - reserved : GRANULE;
-        if (cabe_ledger_reserve(http->config.ledger, CABE_HOST, CABE_PURPOSE_NETWORK, more, "http", NULL) != CABE_OK) {
-            granted = 0;
-            break;
-        }
+        status = cabe_ledger_reserve(ledger, CABE_HOST, CABE_PURPOSE_NETWORK, more, "http", err);
+        if (status != CABE_OK)
+            return status;
         atomic_store(&http->reserved, reserved + more);
     }
+}
+
+static int reserve_more(struct cabe_http *http, struct cabe_ledger *ledger)
+{
+    enum cabe_status status;
+
+    pthread_mutex_lock(&http->account_lock);
+    status = cover(http, ledger, NULL);
     pthread_mutex_unlock(&http->account_lock);
-    return granted;
+    return status == CABE_OK;
+}
+
+enum cabe_status cabe_http_charge(struct cabe_http *http, struct cabe_ledger *ledger, struct cabe_error *err)
+{
+    enum cabe_status status;
+
+    pthread_mutex_lock(&http->account_lock);
+    if (atomic_load(&http->ledger)) {
+        status = cabe_fail(err, CABE_ERR_ARGUMENT, "http: a ledger is charged already");
+    } else {
+        /* Sequentially consistent: whoever took bytes before it saw the ledger is in `used` when that is read. */
+        atomic_store(&http->ledger, ledger);
+        status = cover(http, ledger, err);
+        if (status != CABE_OK) {
+            uint64_t reserved = atomic_exchange(&http->reserved, 0);
+
+            atomic_store(&http->ledger, NULL);
+            if (reserved > 0)
+                cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_NETWORK, reserved, "http");
+        }
+    }
+    pthread_mutex_unlock(&http->account_lock);
+    return status;
 }
 
 /* Gives the ledger back what has not been used for a while. */
 static void reserve_less(struct cabe_http *http)
 {
+    struct cabe_ledger *ledger = atomic_load(&http->ledger);
     uint64_t used, reserved, less;
 
-    if (!http->config.ledger)
+    if (!ledger)
         return;
     pthread_mutex_lock(&http->account_lock);
     used = atomic_load(&http->used);
@@ -64,7 +94,7 @@ static void reserve_less(struct cabe_http *http)
         if (atomic_load(&http->used) > reserved - less)
             atomic_store(&http->reserved, reserved);
         else
-            cabe_ledger_release(http->config.ledger, CABE_HOST, CABE_PURPOSE_NETWORK, less, "http");
+            cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_NETWORK, less, "http");
     }
     pthread_mutex_unlock(&http->account_lock);
 }
@@ -72,8 +102,9 @@ static void reserve_less(struct cabe_http *http)
 int cabe_http_take(struct cabe_http *http, size_t n)
 {
     uint64_t used = atomic_fetch_add(&http->used, n) + n;
+    struct cabe_ledger *ledger = atomic_load(&http->ledger);
 
-    if (!http->config.ledger || used <= atomic_load(&http->reserved) || reserve_more(http))
+    if (!ledger || used <= atomic_load(&http->reserved) || reserve_more(http, ledger))
         return 1;
     atomic_fetch_sub(&http->used, n);
     return 0;
@@ -436,6 +467,7 @@ enum cabe_status cabe_http_open(struct cabe_http **out, const struct cabe_http_c
         return cabe_fail(err, CABE_ERR_OOM, "http server");
     http->config = *config;
     fill_defaults(&http->config);
+    atomic_init(&http->ledger, config->ledger);
     http->epoll = http->wake.fd = -1;
     http->ready_end = &http->ready;
     http->posts_end = &http->posts;
@@ -474,8 +506,8 @@ void cabe_http_close(struct cabe_http *http)
         close(http->wake.fd);
     cabe_free(http->scratch);
     if (atomic_load(&http->reserved) > 0)
-        cabe_ledger_release(http->config.ledger, CABE_HOST, CABE_PURPOSE_NETWORK, atomic_load(&http->reserved),
-                            "http");
+        cabe_ledger_release(atomic_load(&http->ledger), CABE_HOST, CABE_PURPOSE_NETWORK,
+                            atomic_load(&http->reserved), "http");
     pthread_cond_destroy(&http->gone_over);
     pthread_mutex_destroy(&http->account_lock);
     pthread_mutex_destroy(&http->gone_lock);

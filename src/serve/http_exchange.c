@@ -117,6 +117,11 @@ static void ref(struct cabe_http_exchange *e)
 
 /* ---- what it asks ---- */
 
+void *cabe_http_self(const struct cabe_http_exchange *e)
+{
+    return e->http->config.self;
+}
+
 enum cabe_http_method cabe_http_method(const struct cabe_http_exchange *e)
 {
     return e->method;

@@ -170,7 +170,8 @@ struct cabe_http {
     /* Counts that any thread reads. Relaxed: they order nothing. */
     atomic_uint_fast64_t open_connections, accepted, refused, open_exchanges, requests, bytes_in, bytes_out;
 
-    /* The account: used <= reserved at every instant, reserved is what the ledger granted. */
+    /* The account: what is held is at most what the ledger granted. */
+    _Atomic(struct cabe_ledger *) ledger; /* NULL: only counted */
     atomic_uint_fast64_t used, reserved;
     pthread_mutex_t account_lock;
 };

@@ -470,6 +470,51 @@ static void test_given_socket(void **state)
     assert_int_equal(close(fd), 0); /* it stayed ours */
 }
 
+static uint64_t network_bytes(const struct cabe_ledger *ledger)
+{
+    struct cabe_ledger_view view;
+
+    cabe_ledger_read(ledger, &view);
+    return view.device[CABE_HOST].purpose_bytes[CABE_PURPOSE_NETWORK];
+}
+
+/* A ledger that comes later; a body that does not fit it is refused, and all comes back at the end. */
+static void test_charge(void **state)
+{
+    struct server s = {0};
+    struct cabe_ledger_config config = {.n_devices = 1, .budget_bytes = {4u << 20}};
+    struct cabe_ledger *ledger, *small;
+    struct cabe_error err;
+    char a[4096], head[128];
+    int fd, n;
+
+    (void)state;
+    assert_int_equal(cabe_ledger_open(&ledger, &config, &err), CABE_OK);
+    config.budget_bytes[0] = 1000;
+    assert_int_equal(cabe_ledger_open(&small, &config, &err), CABE_OK);
+    server_start(&s);
+    assert_int_equal(cabe_http_charge(s.http, small, &err), CABE_ERR_BUDGET);
+    assert_int_equal(network_bytes(small), 0);
+    assert_int_equal(cabe_http_charge(s.http, ledger, &err), CABE_OK);
+    assert_true(network_bytes(ledger) >= 64 << 10);
+    assert_int_equal(cabe_http_charge(s.http, ledger, &err), CABE_ERR_ARGUMENT);
+    assert_int_equal(client_ask(&s, "GET / HTTP/1.1\r\nHost: h\r\n\r\n", a, sizeof a), 200);
+    fd = client_open(&s);
+    n = snprintf(head, sizeof head, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n", 8 << 20);
+    client_send(fd, head, (size_t)n);
+    for (int i = 0; i < 8 << 20; i += (int)sizeof a)
+        if (send(fd, a, sizeof a, MSG_NOSIGNAL) <= 0)
+            break;
+    assert_int_equal(client_answer(fd, a, sizeof a), 503);
+    close(fd);
+    assert_true(network_bytes(ledger) <= 4u << 20);
+    assert_int_equal(client_ask(&s, "GET / HTTP/1.1\r\nHost: h\r\n\r\n", a, sizeof a), 200);
+    server_stop(&s);
+    assert_int_equal(network_bytes(ledger), 0);
+    cabe_ledger_close(ledger);
+    cabe_ledger_close(small);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -487,6 +532,7 @@ int main(void)
         cmocka_unit_test(test_stop_twice),
         cmocka_unit_test(test_unix_socket),
         cmocka_unit_test(test_given_socket),
+        cmocka_unit_test(test_charge),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
