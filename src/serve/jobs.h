@@ -10,6 +10,7 @@
 #define CABE_SERVE_JOBS_H
 
 #include "base/cancel.h"
+#include "runtime/slots.h"
 #include "serve/server.h"
 
 struct cabe_job;
@@ -32,6 +33,8 @@ void cabe_jobs_close(struct cabe_jobs *jobs); /* NULL is fine; cancels what runs
 CABE_CHECKED enum cabe_status cabe_jobs_start(struct cabe_jobs *jobs, const struct cabe_job_kind *kind, json_t *wish,
                                               enum cabe_class class_, char *id, struct cabe_error *err);
 CABE_CHECKED enum cabe_status cabe_jobs_cancel(struct cabe_jobs *jobs, const char *id, struct cabe_error *err);
+/* The slots of heavy work, for whoever else does such work, and for reports. */
+struct cabe_slots *cabe_jobs_slots(struct cabe_jobs *jobs);
 void cabe_jobs_counts(struct cabe_jobs *jobs, int64_t *n_waiting, int64_t *n_running);
 
 /* For run(). */

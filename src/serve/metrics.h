@@ -19,7 +19,7 @@ void cabe_metrics_request(struct cabe_metrics *metrics, enum cabe_http_method me
                           double seconds);
 /* An operation of any kind that took a time: "load", "tokenize", "job.analyze"...: counted, and logged when it was slow. */
 void cabe_metrics_operation(struct cabe_metrics *metrics, const char *name, const char *detail, double seconds);
-/* Takes a sample of memory, queues and pressure; called about every second. */
+/* Looks at memory, queues and pressure; to be called at least every second, by one thread. One sample a second is kept. */
 void cabe_metrics_sample(struct cabe_metrics *metrics);
 /* 1: an engine that has work has made no step for `seconds`, or the service cannot answer; with why. */
 int cabe_metrics_stalled(struct cabe_metrics *metrics, double seconds, char *why, size_t n);

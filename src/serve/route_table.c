@@ -5,6 +5,9 @@
 
 static const struct cabe_route *const tables[] = {
     cabe_health_routes,
+    cabe_job_routes,
+    cabe_observe_routes,
+    cabe_event_routes,
     NULL,
 };
 

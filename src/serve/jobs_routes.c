@@ -1,0 +1,350 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "serve/jobs_impl.h"
+
+#define LIST_MAX 200
+#define LIST_DEFAULT 50
+
+/* The store is a disk: what reads it runs on a worker, one errand a request. */
+struct errand {
+    struct cabe_server *server;
+    struct cabe_http_exchange *exchange;
+    char id[CABE_JOB_ID_MAX];
+    void (*run)(struct errand *errand);
+};
+
+static void run_errand(void *arg)
+{
+    struct errand *errand = arg;
+
+    errand->run(errand);
+    cabe_http_release(errand->exchange);
+    cabe_free(errand);
+}
+
+static void expire_errand(void *arg)
+{
+    struct errand *errand = arg;
+
+    cabe_reply_no_worker(errand->server, errand->exchange);
+    cabe_http_release(errand->exchange);
+    cabe_free(errand);
+}
+
+static void send_errand(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *id,
+                        void (*run)(struct errand *errand))
+{
+    struct errand *errand = cabe_calloc(1, sizeof *errand);
+
+    if (!errand) {
+        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the request");
+        return;
+    }
+    *errand = (struct errand){.server = server, .exchange = exchange, .run = run};
+    snprintf(errand->id, sizeof errand->id, "%s", id);
+    cabe_http_hold(exchange);
+    if (cabe_server_later_or(server, run_errand, expire_errand, errand) != CABE_OK) {
+        cabe_reply_error(exchange, 503, "busy", NULL, "all workers are busy and too many requests wait");
+        cabe_http_release(exchange);
+        cabe_free(errand);
+    }
+}
+
+/* The record, from the living or the store; 0: it has been answered. */
+static int find(struct errand *errand, struct cabe_job_record *record, char **wish)
+{
+    struct cabe_jobs *jobs = errand->server->jobs;
+    struct cabe_job *job = cabe_jobs_find(jobs, errand->id);
+    struct cabe_jobs_store *store;
+    struct cabe_error err;
+    enum cabe_status status;
+
+    if (wish)
+        *wish = NULL;
+    if (job) {
+        cabe_job_read(job, record);
+        if (wish)
+            *wish = cabe_stream_line(job->wish);
+        cabe_job_put(job);
+        return 1;
+    }
+    status = cabe_jobs_store(jobs, &store, &err);
+    if (status == CABE_OK)
+        status = cabe_jobs_store_get(store, errand->id, record, wish, &err);
+    if (status == CABE_OK)
+        return 1;
+    cabe_reply_status(errand->exchange, &err, NULL);
+    return 0;
+}
+
+/* ---- list, get ---- */
+
+static int state_of(const char *name)
+{
+    for (int i = 0; i <= CABE_JOB_CANCELLED; i++)
+        if (strcmp(cabe_job_state_name((enum cabe_job_state)i), name) == 0)
+            return i;
+    return -1;
+}
+
+/* The stored ones as they are in memory, where they are: with progress. */
+static void freshen(struct cabe_jobs *jobs, struct cabe_job_record *record)
+{
+    struct cabe_job *job = record->state <= CABE_JOB_RUNNING ? cabe_jobs_find(jobs, record->id) : NULL;
+
+    if (job) {
+        cabe_job_read(job, record);
+        cabe_job_put(job);
+    }
+}
+
+static void list(struct errand *errand)
+{
+    struct cabe_jobs *jobs = errand->server->jobs;
+    const char *state_name = cabe_http_query(errand->exchange, "state");
+    const char *limit = cabe_http_query(errand->exchange, "limit");
+    const char *before = cabe_http_query(errand->exchange, "before");
+    int state = state_name ? state_of(state_name) : -1, n_max = limit ? atoi(limit) : LIST_DEFAULT, n = 0, first = 0;
+    struct cabe_job_record *records = NULL;
+    struct cabe_jobs_store *store;
+    struct cabe_error err;
+    enum cabe_status status;
+    json_t *data;
+
+    if ((state_name && state < 0) || n_max < 1 || n_max > LIST_MAX) {
+        cabe_reply_error(errand->exchange, 400, "invalid_value", state_name && state < 0 ? "state" : "limit",
+                         "wanted state=waiting, running, done, failed or cancelled, and limit=1 to %d", LIST_MAX);
+        return;
+    }
+    records = cabe_calloc((size_t)n_max + CABE_JOBS_ALIVE_MAX + 1, sizeof *records);
+    if (!records) {
+        cabe_reply_error(errand->exchange, 500, "oom", NULL, "no memory for the list");
+        return;
+    }
+    if (!before)
+        first = cabe_jobs_unstored(jobs, state, records, CABE_JOBS_ALIVE_MAX);
+    status = cabe_jobs_store(jobs, &store, &err);
+    if (status == CABE_OK)
+        status = cabe_jobs_store_list(store, state, before, n_max + 1, records + first, &n, &err);
+    if (status != CABE_OK && first == 0) {
+        cabe_reply_status(errand->exchange, &err, NULL);
+    } else {
+        data = json_array();
+        for (int i = 0; i < first + (n > n_max ? n_max : n); i++) {
+            freshen(jobs, &records[i]);
+            json_array_append_new(data, cabe_job_json(&records[i]));
+        }
+        cabe_reply_json(errand->exchange, 200,
+                        json_pack("{s:s,s:o,s:b}", "object", "list", "data", data, "has_more", n > n_max));
+    }
+    cabe_free(records);
+}
+
+static void get(struct errand *errand)
+{
+    struct cabe_job_record record;
+    json_t *json;
+    char *wish;
+
+    if (!find(errand, &record, &wish))
+        return;
+    json = cabe_job_json(&record);
+    if (json && wish)
+        json_object_set_new(json, "wish", json_loads(wish, JSON_DECODE_ANY, NULL));
+    cabe_free(wish);
+    cabe_reply_json(errand->exchange, 200, json);
+}
+
+/* ---- the result: parts of one name in a row are one array ---- */
+
+static enum cabe_status add_part(void *self, uint64_t n, const char *name, const char *data)
+{
+    json_t *result = self, *part = json_loads(data, JSON_DECODE_ANY, NULL), *there = json_object_get(result, name);
+
+    (void)n;
+    if (!part)
+        return CABE_ERR_OOM;
+    if (json_is_array(there) && json_is_array(part)) {
+        int refused = json_array_extend(there, part);
+
+        json_decref(part);
+        return refused ? CABE_ERR_OOM : CABE_OK;
+    }
+    return json_object_set_new(result, name, part) == 0 ? CABE_OK : CABE_ERR_OOM;
+}
+
+static void result(struct errand *errand)
+{
+    struct cabe_job_record record;
+    struct cabe_jobs_store *store;
+    struct cabe_error err;
+    json_t *parts, *json;
+
+    if (!find(errand, &record, NULL))
+        return;
+    if (record.state <= CABE_JOB_RUNNING) {
+        cabe_http_set(errand->exchange, "retry-after", "1");
+        cabe_reply_error(errand->exchange, 409, "not_finished", NULL, "%s is %s", record.id,
+                         cabe_job_state_name(record.state));
+        return;
+    }
+    parts = json_object();
+    if (cabe_jobs_store(errand->server->jobs, &store, &err) != CABE_OK ||
+        cabe_jobs_store_parts(store, record.id, 0, add_part, parts, &err) != CABE_OK) {
+        json_decref(parts);
+        cabe_reply_status(errand->exchange, &err, NULL);
+        return;
+    }
+    json = cabe_job_json(&record);
+    if (json)
+        json_object_set_new(json, "result", parts);
+    else
+        json_decref(parts);
+    cabe_reply_json(errand->exchange, 200, json);
+}
+
+/* ---- cancel, remove, follow ---- */
+
+static void cancel(struct errand *errand)
+{
+    struct cabe_job_record record;
+    struct cabe_error err;
+
+    if (!find(errand, &record, NULL))
+        return;
+    if (record.state > CABE_JOB_RUNNING) {
+        cabe_reply_error(errand->exchange, 409, "finished", NULL, "%s is %s already", record.id,
+                         cabe_job_state_name(record.state));
+        return;
+    }
+    if (cabe_jobs_cancel(errand->server->jobs, errand->id, &err) != CABE_OK) {
+        cabe_reply_status(errand->exchange, &err, NULL);
+        return;
+    }
+    cabe_reply_json(errand->exchange, 202, cabe_job_json(&record));
+}
+
+static void delete_job(struct errand *errand)
+{
+    struct cabe_job_record record;
+    struct cabe_jobs_store *store;
+    struct cabe_error err;
+
+    if (!find(errand, &record, NULL))
+        return;
+    if (record.state <= CABE_JOB_RUNNING) {
+        cabe_reply_error(errand->exchange, 409, "not_finished", NULL, "%s is %s: cancel it first", record.id,
+                         cabe_job_state_name(record.state));
+        return;
+    }
+    if (cabe_jobs_store(errand->server->jobs, &store, &err) != CABE_OK ||
+        cabe_jobs_store_remove(store, errand->id, &err) != CABE_OK) {
+        cabe_reply_status(errand->exchange, &err, NULL);
+        return;
+    }
+    cabe_reply_json(errand->exchange, 200, json_pack("{s:s,s:b}", "id", record.id, "deleted", 1));
+}
+
+static enum cabe_status replay_part(void *self, uint64_t n, const char *name, const char *data)
+{
+    return cabe_stream_put(self, n, name, data);
+}
+
+static void follow(struct errand *errand)
+{
+    const char *last = cabe_http_header(errand->exchange, "last-event-id");
+    uint64_t after = last ? strtoull(last, NULL, 10) : 0;
+    struct cabe_job *job = cabe_jobs_find(errand->server->jobs, errand->id);
+    struct cabe_job_record record;
+    struct cabe_jobs_store *store;
+    struct cabe_stream stream;
+    json_t *json;
+    char *text;
+
+    if (job) {
+        cabe_job_follow(job, errand->exchange, after);
+        cabe_job_put(job);
+        return;
+    }
+    if (!find(errand, &record, NULL))
+        return;
+    cabe_stream_begin(&stream, errand->exchange, cabe_stream_wanted(errand->exchange), NULL, NULL);
+    if (cabe_jobs_store(errand->server->jobs, &store, NULL) == CABE_OK)
+        (void)!cabe_jobs_store_parts(store, record.id, after, replay_part, &stream, NULL);
+    json = cabe_job_json(&record);
+    text = cabe_stream_line(json);
+    json_decref(json);
+    if (text)
+        (void)!cabe_stream_put(&stream, 0, record.state > CABE_JOB_RUNNING ? "end" : "state", text);
+    cabe_free(text);
+    cabe_stream_end(&stream);
+}
+
+/* ---- routes: what follows the name chooses the errand ---- */
+
+static void get_jobs(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    (void)tail;
+    send_errand(server, exchange, "", list);
+}
+
+/* "ID/what" into the name and what; NULL: the name is too long to be one. */
+static const char *split(const char *tail, char id[CABE_JOB_ID_MAX])
+{
+    size_t n = strcspn(tail, "/");
+
+    if (n == 0 || n >= CABE_JOB_ID_MAX)
+        return NULL;
+    memcpy(id, tail, n);
+    id[n] = '\0';
+    return tail[n] ? tail + n + 1 : "";
+}
+
+static void by_what(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail,
+                    const char *const *what, void (*const *run)(struct errand *errand), int n)
+{
+    char id[CABE_JOB_ID_MAX];
+    const char *rest = split(tail, id);
+
+    for (int i = 0; rest && i < n; i++) {
+        if (strcmp(rest, what[i]) == 0) {
+            send_errand(server, exchange, id, run[i]);
+            return;
+        }
+    }
+    cabe_reply_error(exchange, 404, "not_found", NULL, "no job '%.64s'", tail);
+}
+
+static void get_job(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    static const char *const what[] = {"", "result", "events"};
+    static void (*const run[])(struct errand *) = {get, result, follow};
+
+    by_what(server, exchange, tail, what, run, 3);
+}
+
+static void delete_one(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    static const char *const what[] = {""};
+    static void (*const run[])(struct errand *) = {delete_job};
+
+    by_what(server, exchange, tail, what, run, 1);
+}
+
+static void post_job(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    static const char *const what[] = {"cancel"};
+    static void (*const run[])(struct errand *) = {cancel};
+
+    by_what(server, exchange, tail, what, run, 1);
+}
+
+const struct cabe_route cabe_job_routes[] = {
+    {CABE_HTTP_GET, "/v1/jobs", get_jobs, 0, "jobs, newest first: state, limit, before"},
+    {CABE_HTTP_GET, "/v1/jobs/*", get_job, 0, "one job; ID/result: what it found; ID/events: as it goes, a stream"},
+    {CABE_HTTP_DELETE, "/v1/jobs/*", delete_one, 0, "removes a finished job and its result"},
+    {CABE_HTTP_POST, "/v1/jobs/*", post_job, 0, "ID/cancel: stops a job"},
+    {0, NULL, NULL, 0, NULL},
+};
