@@ -22,7 +22,7 @@
  * until one of them succeeds or TRUCE of them have passed. With more members than CPUs nobody spins at all.
  */
 #define SPIN_NS 100000u
-#define SPIN_NS_SHORT 500u
+#define SPIN_NS_SHORT 2000u
 #define MISSES 4
 #define TRUCE 512
 
