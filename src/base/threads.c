@@ -120,7 +120,7 @@ static void gate_wait(const struct cabe_team *team, struct gate *gate, unsigned 
     atomic_fetch_sub_explicit(&gate->n_asleep, 1, memory_order_relaxed);
 }
 
-void cabe_team_barrier(struct cabe_team *team, int member)
+void cabe_team_barrier_then(struct cabe_team *team, int member, void (*then)(void *arg), void *arg)
 {
     unsigned phase = gate_read(&team->phase);
 
@@ -132,9 +132,16 @@ void cabe_team_barrier(struct cabe_team *team, int member)
         gate_wait(team, &team->phase, phase, &team->member[member].barrier_misses);
         return;
     }
+    if (then)
+        then(arg);
     atomic_store_explicit(&team->n_arrived, 0, memory_order_relaxed);
     atomic_store_explicit(&team->cursor, 0, memory_order_relaxed);
     gate_open(&team->phase);
+}
+
+void cabe_team_barrier(struct cabe_team *team, int member)
+{
+    cabe_team_barrier_then(team, member, NULL, NULL);
 }
 
 int cabe_team_next(struct cabe_team *team, int64_t n, int64_t chunk, int64_t *begin, int64_t *end)

@@ -53,6 +53,11 @@ void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, 
 
 /* Inside a region: returns when every member has arrived; what they wrote before is then visible to all. */
 void cabe_team_barrier(struct cabe_team *team, int member);
+/*
+ * The same, and the last to arrive calls `then(arg)` first: what is too little to be shared out, between what is. All
+ * members pass the same `then` and `arg`.
+ */
+void cabe_team_barrier_then(struct cabe_team *team, int member, void (*then)(void *arg), void *arg);
 
 /*
  * Inside a region: hands out chunks of 0..n-1 on first come, first served. Every member calls it with the

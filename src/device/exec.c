@@ -43,7 +43,7 @@ enum cabe_status cabe_exec_compile(struct cabe_program *program, struct cabe_err
     exec->n_members = cabe_team_size(program->device->config.team);
     exec->steps = cabe_calloc(2 * (size_t)program->n_nodes, sizeof *exec->steps);
     exec->data = cabe_calloc((size_t)program->n_values, sizeof *exec->data);
-    exec->taken = cabe_calloc(2 * (size_t)exec->n_members, sizeof *exec->taken);
+    exec->taken = cabe_calloc((size_t)exec->n_members, sizeof *exec->taken);
     if (!exec->steps || !exec->data || !exec->taken)
         return cabe_fail(err, CABE_ERR_OOM, "%s: no memory for %d steps", program->place,
                          (int)program->n_nodes);
@@ -72,7 +72,7 @@ static int32_t next_stream(const struct cabe_exec *exec, int32_t after)
     return -1;
 }
 
-/* Member 0, while the others wait: whether the run goes on with step s. */
+/* While all wait: whether the run goes on with step s. */
 static int may_begin(struct cabe_exec *exec, int32_t s)
 {
     struct cabe_program *program = exec->program;
@@ -99,16 +99,16 @@ static int may_begin(struct cabe_exec *exec, int32_t s)
     return 1;
 }
 
-/* Books the time since `then_ns`; returns the time now. */
-static uint64_t count_time(struct cabe_exec *exec, enum cabe_step_kind kind, uint64_t then_ns)
+/* Books the time since the present step began, and begins another. */
+static void count_time(struct cabe_exec *exec, enum cabe_step_kind kind)
 {
     struct cabe_program_times *times = &exec->program->times;
     uint64_t now_ns = cabe_clock_ns();
 
     *(kind == CABE_STEP_MATMUL ? &times->matmul_ns
       : kind == CABE_STEP_ROWS ? &times->rows_ns
-                               : &times->attention_ns) += now_ns - then_ns;
-    return now_ns;
+                               : &times->attention_ns) += now_ns - exec->then_ns;
+    exec->then_ns = now_ns;
 }
 
 static void run_step(const struct cabe_exec *exec, struct cabe_team *team, int member,
@@ -145,37 +145,51 @@ static void run_step_looking(struct cabe_exec *exec, struct cabe_team *team, int
 }
 
 /*
- * A barrier between steps. Before a streamed segment there are two: the first says that the one before it is
- * done with, so that its slot can be read into; the second that the segment has come.
+ * Goes on to step s, or to the first from there on that is worth sharing out: all members wait, and one does what is not.
  */
+static void begin_step(struct cabe_exec *exec, int32_t s)
+{
+    for (; s < exec->n_steps; s++) {
+        const struct cabe_step *step = &exec->steps[s];
+
+        if (!may_begin(exec, s)) {
+            s = exec->n_steps;
+            break;
+        }
+        if (exec->program->looks_for_nan || !cabe_exec_is_small(exec, step))
+            break;
+        if (step->stream >= 0)
+            exec->then_ns = cabe_clock_ns();
+        cabe_exec_rows_alone(exec, step);
+        count_time(exec, step->kind);
+    }
+    if (s < exec->n_steps && exec->steps[s].stream >= 0)
+        exec->then_ns = cabe_clock_ns();
+    for (int32_t m = 0; m < exec->n_members; m++)
+        atomic_store_explicit(&exec->taken[m].next, 0, memory_order_relaxed);
+    exec->step = s;
+}
+
+/* The last member to end a step: the slot of a streamed segment that is done with may be read into now. */
+static void end_step(void *arg)
+{
+    struct cabe_exec *exec = arg;
+
+    count_time(exec, exec->steps[exec->step].kind);
+    begin_step(exec, exec->step + 1);
+}
+
 static void run_member(struct cabe_team *team, int member, void *arg)
 {
     struct cabe_exec *exec = arg;
-    uint64_t then_ns = cabe_clock_ns();
 
-    for (int32_t s = 0; s < exec->n_steps; s++) {
-        int waits = exec->steps[s].stream >= 0;
-
-        if (s > 0 && waits) {
-            cabe_team_barrier(team, member);
-            if (member == 0)
-                then_ns = count_time(exec, exec->steps[s - 1].kind, then_ns);
-        }
-        if (member == 0)
-            exec->stop[s & 1] = !may_begin(exec, s);
-        cabe_team_barrier(team, member);
-        if (exec->stop[s & 1])
-            return;
-        if (member == 0)
-            then_ns = s > 0 && !waits ? count_time(exec, exec->steps[s - 1].kind, then_ns) : cabe_clock_ns();
-        atomic_store_explicit(&exec->taken[(s + 1) % 2 * exec->n_members + member].next, 0, memory_order_relaxed);
+    for (int32_t s; (s = exec->step) < exec->n_steps;) {
         if (exec->program->looks_for_nan)
             run_step_looking(exec, team, member, &exec->steps[s]);
         else
             run_step(exec, team, member, &exec->steps[s]);
+        cabe_team_barrier_then(team, member, end_step, exec);
     }
-    if (member == 0) /* the others may still be at it, but not for long */
-        (void)count_time(exec, exec->steps[exec->n_steps - 1].kind, then_ns);
 }
 
 struct lengths { /* how long a sequence takes */
@@ -284,11 +298,10 @@ static void begin_run(struct cabe_exec *exec, const struct cabe_cancel *cancel)
     for (int32_t v = 0; v < program->n_values; v++)
         if (program->values[v].kind == CABE_STATE)
             exec->data[v] = program->bound[v]->host;
-    for (int32_t m = 0; m < 2 * exec->n_members; m++)
-        atomic_store_explicit(&exec->taken[m].next, 0, memory_order_relaxed); /* before the members begin */
     exec->cancel = cancel;
     exec->status = CABE_OK;
     make_orders(exec);
+    exec->then_ns = cabe_clock_ns();
 }
 
 enum cabe_status cabe_exec_submit(struct cabe_program *program, const struct cabe_cancel *cancel,
@@ -306,7 +319,9 @@ enum cabe_status cabe_exec_submit(struct cabe_program *program, const struct cab
         begin_run(exec, cancel);
         if (first >= 0)
             cabe_stream_request(program->stream, first, cancel);
-        cabe_team_run(program->device->config.team, run_member, exec);
+        begin_step(exec, 0);
+        if (exec->step < exec->n_steps)
+            cabe_team_run(program->device->config.team, run_member, exec);
         if (first >= 0)
             cabe_stream_idle(program->stream);
         exec->cancel = NULL;

@@ -25,8 +25,9 @@ struct cabe_exec {
 
     /* Of the present run. */
     const struct cabe_cancel *cancel;
-    struct exec_cursor *taken; /* [2][n_members]: of a member's own tiles of step & 1; it clears the other one */
-    int stop[2]; /* member 0 writes [step & 1] before the barrier that begins a step, all read it after */
+    struct exec_cursor *taken; /* [n_members]: of a member's own tiles of the step */
+    int32_t step;              /* that all members do; n_steps at the end. Written while all wait */
+    uint64_t then_ns;          /* when it began */
     enum cabe_status status;
     struct cabe_error err;
 };
@@ -80,6 +81,9 @@ static inline void describe_matmul(const struct cabe_exec *exec, const struct ca
 
 /* Steps; every member calls them. */
 void cabe_exec_rows(const struct cabe_exec *exec, struct cabe_team *team, const struct cabe_step *step);
+/* The same by one member; whether a step is so small that it should be. */
+void cabe_exec_rows_alone(const struct cabe_exec *exec, const struct cabe_step *step);
+int cabe_exec_is_small(const struct cabe_exec *exec, const struct cabe_step *step);
 void cabe_exec_matmul(const struct cabe_exec *exec, struct cabe_team *team, int member, const struct cabe_step *step);
 void cabe_exec_attention(const struct cabe_exec *exec, struct cabe_team *team, int member,
                          const struct cabe_step *step);

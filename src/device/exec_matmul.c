@@ -55,14 +55,14 @@ static int take(struct exec_cursor *cursor, int64_t n, int64_t *begin, int64_t *
  * Few rows: every member reads a run of weights of its own, which memory likes, and then takes from the others what
  * they have not begun.
  */
-static void run_own(const struct cabe_exec *exec, int member, const struct products *p, struct exec_cursor *taken)
+static void run_own(const struct cabe_exec *exec, int member, const struct products *p)
 {
     const int64_t tiles = p->end[p->n - 1], n = exec->n_members;
 
     for (int64_t i = 0; i < n; i++) {
         int64_t owner = (member + i) % n, first = tiles * owner / n, begin, end;
 
-        while (take(&taken[owner], tiles * (owner + 1) / n - first, &begin, &end))
+        while (take(&exec->taken[owner], tiles * (owner + 1) / n - first, &begin, &end))
             run_tiles(exec, member, p, first + begin, first + end);
     }
 }
@@ -74,7 +74,7 @@ void cabe_exec_matmul(const struct cabe_exec *exec, struct cabe_team *team, int 
 
     describe_products(exec, step, &p);
     if (p.mm[0].t <= CABE_MATMUL_OWN) {
-        run_own(exec, member, &p, exec->taken + (step - exec->steps) % 2 * exec->n_members);
+        run_own(exec, member, &p);
         return;
     }
     tiles = p.end[p.n - 1];

@@ -123,25 +123,43 @@ static void run_rows(const struct cabe_exec *exec, const struct cabe_node *node,
     }
 }
 
-void cabe_exec_rows(const struct cabe_exec *exec, struct cabe_team *team, const struct cabe_step *step)
+static void run_block(const struct cabe_exec *exec, const struct cabe_step *step, const struct cabe_matmul *mm,
+                      int64_t begin, int64_t end)
 {
     const struct cabe_program *program = exec->program;
+
+    for (int32_t i = step->node; i < step->node + step->n_nodes; i++)
+        run_rows(exec, &program->nodes[i], begin, end);
+    if (step->prepare >= 0)
+        cabe_matmul_prepare(exec->kernels, mm, program->block->host + program->placing.shared, begin, end);
+}
+
+void cabe_exec_rows(const struct cabe_exec *exec, struct cabe_team *team, const struct cabe_step *step)
+{
     int64_t rows = n_rows(exec, step->rows_of),
             share = (rows + 2 * exec->n_members - 1) / (2 * exec->n_members);
     int64_t block = share < 1 ? 1 : share < step->block ? share : step->block, begin, end;
-    uint8_t *shared = program->block->host + program->placing.shared;
     struct cabe_matmul mm;
 
     if (step->prepare >= 0)
-        describe_matmul(exec, &program->nodes[step->prepare], &mm);
-    while (cabe_team_next(team, rows, block, &begin, &end)) {
-        for (int32_t i = step->node; i < step->node + step->n_nodes; i++)
-            run_rows(exec, &program->nodes[i], begin, end);
-        if (step->prepare >= 0)
-            cabe_matmul_prepare(exec->kernels, &mm, shared, begin, end);
-    }
+        describe_matmul(exec, &exec->program->nodes[step->prepare], &mm);
+    while (cabe_team_next(team, rows, block, &begin, &end))
+        run_block(exec, step, &mm, begin, end);
 }
 
+int cabe_exec_is_small(const struct cabe_exec *exec, const struct cabe_step *step)
+{
+    return step->kind == CABE_STEP_ROWS && n_rows(exec, step->rows_of) <= 1;
+}
+
+void cabe_exec_rows_alone(const struct cabe_exec *exec, const struct cabe_step *step)
+{
+    struct cabe_matmul mm;
+
+    if (step->prepare >= 0)
+        describe_matmul(exec, &exec->program->nodes[step->prepare], &mm);
+    run_block(exec, step, &mm, 0, n_rows(exec, step->rows_of));
+}
 
 enum cabe_status cabe_exec_look(const struct cabe_exec *exec, const struct cabe_node *node, struct cabe_error *err)
 {
