@@ -5,6 +5,10 @@
 
 static const struct cabe_route *const tables[] = {
     cabe_health_routes,
+    cabe_openai_routes,
+    cabe_responses_routes,
+    cabe_ollama_routes,
+    cabe_own_routes,
     cabe_job_routes,
     cabe_observe_routes,
     cabe_event_routes,

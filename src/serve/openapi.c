@@ -1,0 +1,125 @@
+/* The OpenAPI description (3.1), made of the route tables, so that it has what the server has. */
+#include <string.h>
+
+#include "serve/api_impl.h"
+#include "serve/openapi_impl.h"
+#include "serve/route.h"
+
+static const char *method_name(enum cabe_http_method method)
+{
+    static const char *const names[] = {"get", "head", "post", "put", "patch", "delete", "options"};
+
+    return (unsigned)method < sizeof names / sizeof names[0] ? names[method] : NULL;
+}
+
+static const struct openapi_body *body_of(const char *path)
+{
+    for (const struct openapi_body *body = openapi_bodies; body->path; body++)
+        if (strcmp(body->path, path) == 0)
+            return body;
+    return NULL;
+}
+
+static json_t *reference(const char *schema)
+{
+    char text[96];
+
+    snprintf(text, sizeof text, "#/components/schemas/%s", schema);
+    return json_pack("{s:s}", "$ref", text);
+}
+
+static json_t *content_of(const char *type, json_t *schema)
+{
+    return json_pack("{s:{s:o}}", type, "schema", schema);
+}
+
+static json_t *responses_of(const struct cabe_route *route, const struct openapi_body *body)
+{
+    json_t *content = content_of("application/json", json_object());
+    json_t *error = content_of("application/json", reference(route->flags & CABE_ROUTE_OLLAMA ? "OllamaError" : "Error"));
+
+    if (body && body->streams)
+        json_object_set_new(content, body->streams == 1 ? "text/event-stream" : "application/x-ndjson", json_object());
+    return json_pack("{s:{s:s,s:o},s:{s:s,s:o}}", "200", "description", "done", "content", content, "default",
+                     "description", "refused or failed; 429 and 503 with Retry-After", "content", error);
+}
+
+/* "operationId": letters and digits of method and path. */
+static void put_operation_id(json_t *operation, const char *method, const char *path)
+{
+    char id[128];
+    size_t n = (size_t)snprintf(id, sizeof id, "%s", method);
+
+    for (const char *c = path; *c && n + 1 < sizeof id; c++)
+        id[n++] = (*c >= 'a' && *c <= 'z') || (*c >= '0' && *c <= '9') ? *c : '_';
+    id[n] = '\0';
+    json_object_set_new(operation, "operationId", json_string(id));
+}
+
+static json_t *operation_of(const struct cabe_route *route)
+{
+    const struct openapi_body *body =
+        route->method == CABE_HTTP_GET || route->method == CABE_HTTP_HEAD ? NULL : body_of(route->path);
+    size_t n = strlen(route->path);
+    json_t *operation = json_pack("{s:s,s:o}", "summary", route->summary ? route->summary : "", "responses",
+                                  responses_of(route, body));
+
+    put_operation_id(operation, method_name(route->method), route->path);
+    if (body)
+        json_object_set_new(operation, "requestBody",
+                            json_pack("{s:b,s:o}", "required", 1, "content",
+                                      content_of("application/json", reference(body->schema))));
+    if (n > 0 && route->path[n - 1] == '*')
+        json_object_set_new(operation, "parameters",
+                            json_pack("[{s:s,s:s,s:b,s:{s:s}}]", "name", "name", "in", "path", "required", 1, "schema",
+                                      "type", "string"));
+    if (route->flags & CABE_ROUTE_OPEN)
+        json_object_set_new(operation, "security", json_array());
+    return operation;
+}
+
+static void put_route(json_t *paths, const struct cabe_route *route)
+{
+    const char *method = method_name(route->method);
+    size_t n = strlen(route->path);
+    char path[160];
+    json_t *item;
+
+    if (!method || n == 0 || n + 8 > sizeof path)
+        return;
+    memcpy(path, route->path, n + 1);
+    if (path[n - 1] == '*')
+        memcpy(path + n - 1, "{name}", 7);
+    item = json_object_get(paths, path);
+    if (!item) {
+        item = json_object();
+        json_object_set_new(paths, path, item);
+    }
+    json_object_set_new(item, method, operation_of(route));
+}
+
+json_t *api_openapi_json(void)
+{
+    json_t *paths = json_object(), *schemas = json_object();
+    const struct cabe_route *const *tables = cabe_route_tables();
+
+    for (; *tables; tables++)
+        for (const struct cabe_route *route = *tables; route->path; route++)
+            put_route(paths, route);
+    for (const struct openapi_schema *schema = openapi_schemas; schema->name; schema++)
+        json_object_set_new(schemas, schema->name, json_loads(schema->json, 0, NULL));
+    return json_pack("{s:s,s:{s:s,s:s,s:s,s:{s:s}},s:[{s:s}],s:[{s:[]},{}],s:o,s:{s:o,s:{s:{s:s,s:s}}}}", "openapi",
+                     "3.1.0", "info", "title", "cabe", "version", CABE_VERSION, "description",
+                     "Language and embedding models in a byte budget: OpenAI's and Ollama's endpoints, and cabe's own. "
+                     "See docs/http.md.",
+                     "license", "name", "see LICENSE", "servers", "url", "http://127.0.0.1:11500", "security", "key",
+                     "paths", paths, "components", "schemas", schemas, "securitySchemes", "key", "type", "http",
+                     "scheme", "bearer");
+}
+
+void api_openapi(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    (void)server;
+    (void)tail;
+    cabe_reply_json(exchange, 200, api_openapi_json());
+}

@@ -1,0 +1,96 @@
+/* What bodies look like: schemas of the OpenAPI description, and which route takes and gives which. */
+#include <stddef.h>
+
+#include "serve/openapi_impl.h"
+
+#define TEXT "{\"type\":\"string\"}"
+#define FLAG "{\"type\":\"boolean\"}"
+#define COUNT "{\"type\":\"integer\",\"minimum\":1}"
+#define MESSAGES "{\"type\":\"array\",\"minItems\":1,\"items\":{\"$ref\":\"#/components/schemas/Message\"}}"
+#define TOOLS "{\"type\":\"array\",\"items\":{\"type\":\"object\"}}"
+#define STOP "{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"maxItems\":15,\"items\":{\"type\":\"string\"}}]}"
+#define KEEP "{\"oneOf\":[{\"type\":\"number\"},{\"type\":\"string\"}],\"description\":\"seconds, or 5m; -1: for ever; 0: unload\"}"
+#define SAMPLING                                                                                                       \
+    "\"temperature\":{\"type\":\"number\",\"minimum\":0,\"maximum\":2,\"default\":0.8},"                               \
+    "\"top_p\":{\"type\":\"number\",\"minimum\":0,\"maximum\":1,\"default\":0.95},"                                    \
+    "\"top_k\":{\"type\":\"integer\",\"minimum\":-1,\"default\":40},"                                                  \
+    "\"min_p\":{\"type\":\"number\",\"minimum\":0,\"maximum\":1,\"default\":0.05},"                                    \
+    "\"frequency_penalty\":{\"type\":\"number\",\"minimum\":-2,\"maximum\":2},"                                        \
+    "\"presence_penalty\":{\"type\":\"number\",\"minimum\":-2,\"maximum\":2},"                                         \
+    "\"repetition_penalty\":{\"type\":\"number\",\"minimum\":0.01,\"maximum\":100},"                                   \
+    "\"repeat_last_n\":{\"type\":\"integer\",\"minimum\":-1},\"seed\":{\"type\":\"integer\"},"                         \
+    "\"logit_bias\":{\"type\":\"object\",\"additionalProperties\":{\"type\":\"number\"}},"
+#define COMMON                                                                                                         \
+    "\"model\":" TEXT ",\"stream\":" FLAG ",\"stream_options\":{\"type\":\"object\",\"properties\":{"                  \
+    "\"include_usage\":" FLAG "}},\"n\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":16},\"stop\":" STOP ","        \
+    "\"ignore_eos\":" FLAG ",\"cache_salt\":" TEXT ",\"prompt_cache_key\":" TEXT ",\"priority\":{\"oneOf\":["          \
+    "{\"type\":\"integer\"},{\"enum\":[\"critical\",\"high\",\"normal\",\"low\"]}]},\"service_tier\":" TEXT "," SAMPLING
+
+const struct openapi_schema openapi_schemas[] = {
+    {"Error", "{\"type\":\"object\",\"required\":[\"error\"],\"properties\":{\"error\":{\"type\":\"object\",\"properties\":{"
+              "\"message\":" TEXT ",\"type\":" TEXT ",\"param\":{\"type\":[\"string\",\"null\"]},"
+              "\"code\":{\"type\":[\"string\",\"null\"]}}}}}"},
+    {"OllamaError", "{\"type\":\"object\",\"required\":[\"error\"],\"properties\":{\"error\":" TEXT "}}"},
+    {"Message", "{\"type\":\"object\",\"required\":[\"role\"],\"properties\":{\"role\":{\"enum\":[\"system\",\"developer\","
+                "\"user\",\"assistant\",\"tool\"]},\"content\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"null\"},"
+                "{\"type\":\"array\",\"items\":{\"type\":\"object\",\"properties\":{\"type\":{\"const\":\"text\"},"
+                "\"text\":" TEXT "}}}]},\"tool_calls\":" TOOLS ",\"tool_call_id\":" TEXT "}}"},
+    {"ChatRequest", "{\"type\":\"object\",\"required\":[\"model\",\"messages\"],\"properties\":{" COMMON
+                    "\"messages\":" MESSAGES ",\"max_tokens\":" COUNT ",\"max_completion_tokens\":" COUNT ","
+                    "\"logprobs\":" FLAG ",\"top_logprobs\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":20},"
+                    "\"tools\":" TOOLS ",\"tool_choice\":{\"enum\":[\"auto\",\"none\"]},"
+                    "\"response_format\":{\"type\":\"object\",\"properties\":{\"type\":{\"const\":\"text\"}}},"
+                    "\"chat_template_kwargs\":{\"type\":\"object\"}}}"},
+    {"CompletionRequest",
+     "{\"type\":\"object\",\"required\":[\"model\",\"prompt\"],\"properties\":{" COMMON
+     "\"prompt\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"items\":{}}]},"
+     "\"max_tokens\":{\"type\":\"integer\",\"minimum\":1,\"default\":16},\"echo\":" FLAG ","
+     "\"logprobs\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":20}}}"},
+    {"EmbeddingRequest",
+     "{\"type\":\"object\",\"required\":[\"model\",\"input\"],\"properties\":{\"model\":" TEXT ",\"input\":{\"oneOf\":["
+     "{\"type\":\"string\"},{\"type\":\"array\",\"maxItems\":4096,\"items\":{\"type\":\"string\"}}]},"
+     "\"encoding_format\":{\"enum\":[\"float\",\"base64\"]},\"dimensions\":" COUNT ","
+     "\"input_type\":{\"enum\":[\"query\",\"passage\"]}}}"},
+    {"ResponseRequest",
+     "{\"type\":\"object\",\"required\":[\"model\",\"input\"],\"properties\":{\"model\":" TEXT ",\"input\":{\"oneOf\":["
+     "{\"type\":\"string\"},{\"type\":\"array\",\"items\":{\"type\":\"object\"}}]},\"instructions\":" TEXT ","
+     "\"max_output_tokens\":" COUNT "," SAMPLING "\"stream\":" FLAG ",\"tools\":" TOOLS "}}"},
+    {"OllamaOptions",
+     "{\"type\":\"object\",\"properties\":{" SAMPLING "\"num_predict\":{\"type\":\"integer\",\"minimum\":-2},"
+     "\"num_ctx\":{\"type\":\"integer\",\"description\":\"not obeyed: the context is set where the server starts\"},"
+     "\"repeat_penalty\":{\"type\":\"number\"},\"stop\":" STOP "}}"},
+    {"OllamaChatRequest",
+     "{\"type\":\"object\",\"required\":[\"model\"],\"properties\":{\"model\":" TEXT ",\"messages\":" MESSAGES ","
+     "\"stream\":{\"type\":\"boolean\",\"default\":true},\"tools\":" TOOLS ",\"think\":" FLAG ",\"keep_alive\":" KEEP ","
+     "\"options\":{\"$ref\":\"#/components/schemas/OllamaOptions\"}}}"},
+    {"OllamaGenerateRequest",
+     "{\"type\":\"object\",\"required\":[\"model\"],\"properties\":{\"model\":" TEXT ",\"prompt\":" TEXT ",\"system\":" TEXT ","
+     "\"raw\":" FLAG ",\"stream\":{\"type\":\"boolean\",\"default\":true},\"think\":" FLAG ",\"keep_alive\":" KEEP ","
+     "\"options\":{\"$ref\":\"#/components/schemas/OllamaOptions\"}}}"},
+    {"OllamaEmbedRequest",
+     "{\"type\":\"object\",\"required\":[\"model\"],\"properties\":{\"model\":" TEXT ",\"prompt\":" TEXT ",\"input\":{\"oneOf\":["
+     "{\"type\":\"string\"},{\"type\":\"array\",\"items\":{\"type\":\"string\"}}]},\"keep_alive\":" KEEP "}}"},
+    {"ModelRequest", "{\"type\":\"object\",\"required\":[\"model\"],\"properties\":{\"model\":" TEXT ",\"stream\":" FLAG ","
+                     "\"path\":{\"type\":\"string\",\"description\":\"of a pull: a file or folder of the server\"}}}"},
+    {"PlanRequest",
+     "{\"type\":\"object\",\"required\":[\"model\"],\"properties\":{\"model\":" TEXT ",\"memory\":{\"oneOf\":["
+     "{\"type\":\"integer\"},{\"type\":\"string\"}]},\"describe\":{\"type\":\"string\",\"examples\":[\"8 cores, 16 GB, "
+     "gpu 6 GB\"]},\"threads\":" COUNT ",\"context\":" COUNT ",\"parallel\":" COUNT ",\"batch\":" COUNT ",\"dtype\":" TEXT ","
+     "\"kv\":{\"enum\":[\"f32\",\"f16\",\"q8\"]}}}"},
+    {"TokenizeRequest", "{\"type\":\"object\",\"required\":[\"model\",\"text\"],\"properties\":{\"model\":" TEXT ","
+                        "\"text\":" TEXT "}}"},
+    {"DetokenizeRequest", "{\"type\":\"object\",\"required\":[\"model\",\"tokens\"],\"properties\":{\"model\":" TEXT ","
+                          "\"tokens\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}}}"},
+    {NULL, NULL},
+};
+
+const struct openapi_body openapi_bodies[] = {
+    {"/v1/chat/completions", "ChatRequest", 1},     {"/v1/completions", "CompletionRequest", 1},
+    {"/v1/embeddings", "EmbeddingRequest", 0},      {"/v1/responses", "ResponseRequest", 1},
+    {"/api/chat", "OllamaChatRequest", 2},          {"/api/generate", "OllamaGenerateRequest", 2},
+    {"/api/embed", "OllamaEmbedRequest", 0},        {"/api/embeddings", "OllamaEmbedRequest", 0},
+    {"/api/show", "ModelRequest", 0},               {"/api/pull", "ModelRequest", 2},
+    {"/api/delete", "ModelRequest", 0},             {"/v1/plan", "PlanRequest", 0},
+    {"/v1/tokenize", "TokenizeRequest", 0},         {"/v1/detokenize", "DetokenizeRequest", 0},
+    {NULL, NULL, 0},
+};
