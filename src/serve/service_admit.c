@@ -141,14 +141,18 @@ static int64_t estimate(const struct cabe_service_entry *e, int64_t bytes, size_
     return n_ids ? (int64_t)n_ids : (int64_t)((double)bytes / e->bytes_per_token) + 1;
 }
 
-static enum cabe_status check(struct cabe_service_entry *e, enum cabe_class class_, int64_t bytes, size_t n_ids,
-                              struct cabe_service_refusal *refusal, struct cabe_error *err)
+static enum cabe_status check(struct cabe_service_entry *e, int writes, enum cabe_class class_, int64_t bytes,
+                              size_t n_ids, struct cabe_service_refusal *refusal, struct cabe_error *err)
 {
     struct cabe_service *service = e->service;
-    enum cabe_status status;
+    enum cabe_status status = CABE_OK;
 
     pthread_mutex_lock(&service->lock);
-    status = check_service(service, class_, refusal, err);
+    if (e->kind == !writes)
+        status = cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: a model that %s", e->view.name,
+                           writes ? "embeds text; wanted one that writes it" : "writes text; wanted one that embeds it");
+    if (status == CABE_OK)
+        status = check_service(service, class_, refusal, err);
     if (status == CABE_OK)
         status = check_queue(e, class_, estimate(e, bytes, n_ids), refusal, err);
     pthread_mutex_unlock(&service->lock);
@@ -230,10 +234,7 @@ enum cabe_status cabe_service_ask(struct cabe_service *service, const struct cab
         status = cabe_entry_find(&e, service, ask->model, err);
     if (status != CABE_OK)
         return status;
-    if (e->kind == 0)
-        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: a model that embeds text; wanted one that writes it",
-                         e->view.name);
-    status = check(e, ask->class_, cabe_ticket_prompt_bytes(ask), ask->n_ids, refusal, err);
+    status = check(e, 1, ask->class_, cabe_ticket_prompt_bytes(ask), ask->n_ids, refusal, err);
     if (status != CABE_OK)
         return status;
     status = cabe_ticket_ask(&t, e, ask, err);
@@ -256,12 +257,9 @@ enum cabe_status cabe_service_embed(struct cabe_service *service, const struct c
     status = cabe_entry_find(&e, service, embed->model, err);
     if (status != CABE_OK)
         return status;
-    if (e->kind == 1)
-        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: a model that writes text; wanted one that embeds it",
-                         e->view.name);
     for (size_t i = 0; i < embed->n_texts; i++)
         bytes += (int64_t)embed->texts[i].n_bytes;
-    status = check(e, embed->class_, bytes, 0, refusal, err);
+    status = check(e, 0, embed->class_, bytes, 0, refusal, err);
     if (status != CABE_OK)
         return status;
     status = cabe_ticket_embed(&t, e, embed, err);

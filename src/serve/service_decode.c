@@ -666,8 +666,11 @@ static enum cabe_status serve(struct decoding_host *h)
         else if (h->reading)
             wait_for_reader(h);
         else if (!h->first)
-            return CABE_OK; /* nothing waits, or others want the room */
+            break; /* nothing waits, or others want the room */
     }
+    publish(h);
+    if (status == CABE_OK && h->suspects < SUSPECT_MAX)
+        return CABE_OK;
     return status == CABE_OK ? cabe_fail(&h->err, CABE_ERR_INTERNAL, "its answers are not numbers") : status;
 }
 

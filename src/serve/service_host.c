@@ -49,31 +49,37 @@ static int wait_for_work(struct cabe_service_entry *e)
     return 1;
 }
 
-/* Those who wanted it in memory; gives up the lock meanwhile. */
+/* Those who wanted it in memory by now; gives up the lock meanwhile. */
 static void tell_waiters(struct cabe_service_entry *e, enum cabe_status status, const struct cabe_error *err)
 {
-    while (e->loads) {
-        struct cabe_load_waiter *waiter = e->loads;
+    struct cabe_load_waiter *waiter = e->loads, *next;
 
-        e->loads = waiter->next;
-        pthread_mutex_unlock(&e->service->lock);
+    e->loads = NULL;
+    pthread_mutex_unlock(&e->service->lock);
+    for (; waiter; waiter = next) {
+        next = waiter->next;
         if (waiter->done)
             waiter->done(waiter->self, status, err);
         cabe_free(waiter);
-        pthread_mutex_lock(&e->service->lock);
     }
+    pthread_mutex_lock(&e->service->lock);
 }
 
-/* Everything that waits ends with the error of the load; gives up the lock meanwhile. */
+/* What waits by now ends with the error of the load; gives up the lock meanwhile. */
 static void fail_all(struct cabe_service_entry *e, enum cabe_status status, const struct cabe_error *err)
 {
-    struct cabe_service_ticket *t;
+    struct cabe_service_ticket *first = NULL, **last = &first, *t;
 
     while ((t = cabe_host_take(e, cabe_clock_ns()))) {
-        pthread_mutex_unlock(&e->service->lock);
-        cabe_ticket_end(t, status, err);
-        pthread_mutex_lock(&e->service->lock);
+        *last = t;
+        last = &t->next;
     }
+    pthread_mutex_unlock(&e->service->lock);
+    while ((t = first)) {
+        first = t->next;
+        cabe_ticket_end(t, status, err);
+    }
+    pthread_mutex_lock(&e->service->lock);
     tell_waiters(e, status, err);
 }
 
@@ -95,6 +101,7 @@ static enum cabe_status acquire(struct cabe_service_entry *e, struct cabe_pool_u
     status = cabe_loaded_acquire(e, &e->load_cancel, use, err);
     pthread_mutex_lock(&service->lock);
     e->is_acquiring = 0;
+    e->is_serving = status == CABE_OK;
     e->loaded_ns = cabe_clock_ns();
     cabe_keeper_call(service); /* waiting times count from here */
     return status;
@@ -147,6 +154,8 @@ static void *host_main(void *self)
         }
         release(e, use, status);
         pthread_mutex_lock(&service->lock);
+        e->is_serving = 0;
+        pthread_cond_broadcast(&service->changed);
         if (status == CABE_ERR_OOM) /* loading it again would not help who waits */
             fail_all(e, status, &err);
     }

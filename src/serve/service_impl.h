@@ -156,6 +156,7 @@ struct cabe_service_entry {
     pthread_cond_t wake;           /* of the host: something to do, or a reader is done */
     struct cabe_cancel load_cancel; /* nobody waits for it any more */
     int is_acquiring;               /* the host is in the pool */
+    int is_serving;                 /* the host holds the model */
     uint64_t acquire_ns;            /* since */
     uint64_t loaded_ns;             /* the last load ended */
     uint64_t step_ns;               /* the last step ended; 0: it does not step */

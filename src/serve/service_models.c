@@ -3,10 +3,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
 #include "serve/service_impl.h"
+
+#define LET_GO_NS UINT64_C(1000000000)
 
 /* ---- entries ---- */
 
@@ -249,6 +252,20 @@ enum cabe_status cabe_service_load(struct cabe_service *service, const char *nam
     return status;
 }
 
+/*
+ * Under the lock. Whether somebody uses it. A host whose last request has ended lets go of the model in a moment: that
+ * is waited for.
+ */
+static int is_busy(struct cabe_service_entry *e)
+{
+    uint64_t until_ns = cabe_clock_ns() + LET_GO_NS;
+    struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
+
+    while (e->queue.n == 0 && e->view.n_running == 0 && !e->loads && e->is_serving && cabe_clock_ns() < until_ns)
+        (void)pthread_cond_timedwait(&e->service->changed, &e->service->lock, &until);
+    return e->queue.n > 0 || e->view.n_running > 0 || e->loads || e->is_serving;
+}
+
 enum cabe_status cabe_service_unload(struct cabe_service *service, const char *name, struct cabe_error *err)
 {
     struct cabe_service_entry *e;
@@ -258,7 +275,7 @@ enum cabe_status cabe_service_unload(struct cabe_service *service, const char *n
     if (status != CABE_OK)
         return status;
     pthread_mutex_lock(&service->lock);
-    busy = e->queue.n > 0 || e->view.n_running > 0 || e->loads;
+    busy = is_busy(e);
     pthread_mutex_unlock(&service->lock);
     if (busy)
         return cabe_fail(err, CABE_ERR_BUSY, "%s: is in use", name);

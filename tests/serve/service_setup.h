@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -172,6 +173,8 @@ static inline int open_fixture(struct fixture *f, uint64_t memory, const struct 
         return 0;
     setenv("CABE_HOME", f->root, 1);
     snprintf(cache, sizeof cache, "%s/fitted", f->root);
+    if (mkdir(cache, 0700) != 0)
+        return 0;
     session.cache_dir = cache;
     if (wishes)
         config = *wishes;
@@ -180,6 +183,19 @@ static inline int open_fixture(struct fixture *f, uint64_t memory, const struct 
         return 0;
     config.session = f->session;
     return cabe_service_open(&f->service, &config, err) == CABE_OK;
+}
+
+/* Adds models of the golden folder under their file names. */
+static inline int add_golden(struct fixture *f, const char *const *models, size_t n, struct cabe_error *err)
+{
+    char path[512];
+
+    for (size_t i = 0; i < n; i++) {
+        golden_path(path, models[i]);
+        if (cabe_service_add(f->service, models[i], path, err) != CABE_OK)
+            return 0;
+    }
+    return 1;
 }
 
 /* Closes all; returns bytes that the ledger still has beside the process. */
@@ -216,6 +232,19 @@ static inline struct cabe_service_ask prompt_of(struct asked *a, const char *mod
 
     cabe_sampling_defaults(&ask.sampling);
     return ask;
+}
+
+static inline struct cabe_service_embed embed_of(struct asked *a, const char *model, const struct cabe_text *texts,
+                                                 size_t n)
+{
+    a->n_rows = n;
+    return (struct cabe_service_embed){.model = model,
+                                       .class_ = CABE_CLASS_NORMAL,
+                                       .texts = texts,
+                                       .n_texts = n,
+                                       .keep_alive_s = NAN,
+                                       .ended = on_embedded,
+                                       .self = a};
 }
 
 #endif

@@ -17,14 +17,9 @@ static struct cabe_error err;
 static void begin(struct fixture *f, uint64_t memory, const struct cabe_service_config *wishes)
 {
     static const char *const models[] = {WRITER, EMBEDDER, "mixed-tied.gguf", "llama2-f32.gguf"};
-    char path[512];
 
-    if (!open_fixture(f, memory, wishes, &err))
+    if (!open_fixture(f, memory, wishes, &err) || !add_golden(f, models, sizeof models / sizeof models[0], &err))
         fail_msg("%s", err.text);
-    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
-        golden_path(path, models[i]);
-        assert_int_equal(cabe_service_add(f->service, models[i], path, &err), CABE_OK);
-    }
 }
 
 static void ask(struct fixture *f, struct asked *a, struct cabe_service_ask *wish)
@@ -186,18 +181,6 @@ static void test_choices(void **state)
 
 /* ---- embeddings ---- */
 
-static struct cabe_service_embed embed_of(struct asked *a, const struct cabe_text *texts, size_t n)
-{
-    a->n_rows = n;
-    return (struct cabe_service_embed){.model = EMBEDDER,
-                                       .class_ = CABE_CLASS_NORMAL,
-                                       .texts = texts,
-                                       .n_texts = n,
-                                       .keep_alive_s = NAN,
-                                       .ended = on_embedded,
-                                       .self = a};
-}
-
 static void test_embeddings(void **state)
 {
     enum { N = 40 };
@@ -216,7 +199,7 @@ static void test_embeddings(void **state)
         struct cabe_service_embed wish;
 
         asked_init(&asked[i]);
-        wish = i < N ? embed_of(&asked[i], &texts[i], 1) : embed_of(&asked[i], texts, N);
+        wish = i < N ? embed_of(&asked[i], EMBEDDER, &texts[i], 1) : embed_of(&asked[i], EMBEDDER, texts, N);
         if (i == N + 1)
             texts[3].bytes = "\xff\xff no text"; /* who asks for that gets an error, and nobody else */
         wish.class_ = (enum cabe_class)(i % CABE_N_CLASSES);
@@ -263,8 +246,7 @@ static void test_refusals(void **state)
     wait_ended(&a);
     assert_int_equal(a.status, CABE_ERR_UNSUPPORTED);
     assert_int_equal(cabe_service_ask(f.service, &wish, &a.ticket, &refusal, &err), CABE_ERR_UNSUPPORTED);
-    embed = embed_of(&b, &text, 1);
-    embed.model = WRITER;
+    embed = embed_of(&b, WRITER, &text, 1);
     assert_int_equal(cabe_service_embed(f.service, &embed, &b.ticket, &refusal, &err), CABE_OK);
     wait_ended(&b);
     assert_int_equal(b.status, CABE_ERR_UNSUPPORTED);
