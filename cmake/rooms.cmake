@@ -144,6 +144,10 @@ function(cabe_install)
 
   file(GLOB pages CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/docs/man/*.1)
   install(FILES ${pages} DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+  # systemd knows neither the prefix nor a relative program: the unit names it.
+  configure_file(docs/systemd/cabe.service.in ${PROJECT_BINARY_DIR}/cabe.service @ONLY)
+  install(FILES ${PROJECT_BINARY_DIR}/cabe.service docs/systemd/cabe.socket
+          DESTINATION ${CMAKE_INSTALL_PREFIX}/lib/systemd/system)
   install(FILES docs/completion/cabe.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions
           RENAME cabe)
 endfunction()

@@ -1,6 +1,6 @@
 # bash completion for cabe: commands, their options, models by name, files.
 
-_cabe_commands="machine pull list show rm plan fit embed search analyze run bench tokenize"
+_cabe_commands="machine pull list show rm plan fit embed search analyze run serve bench tokenize"
 
 _cabe_options() {
     local common="--memory --threads --device --json --verbose" model="--dtype --precision --batch"
@@ -17,6 +17,15 @@ _cabe_options() {
     run)
         echo "-n --temp --top-k --top-p --min-p --repeat-penalty --frequency-penalty --presence-penalty --seed --stop" \
             "--ctx --shift --kv --system --raw --no-echo --ignore-eos --logprobs $model $common"
+        ;;
+    serve)
+        echo "--config --print-config --preset --host --port --unix-socket --tls-certificate --tls-key --api-keys" \
+            "--cors-origins --models --pins --memory --threads --context --parallel --kv --workers --worker-wait" \
+            "--generation-timeout --training-timeout --save-load-timeout --slot-wait --heavy-slots --keep-alive" \
+            "--queue-requests --queue-tokens --body --upload --header --connections --json-depth --drain" \
+            "--max-patterns --max-backup-patterns --context-window --min-generated --activation-cache --cache-key" \
+            "--activation-threshold --frequency-normalization --performance-log --slow-ms --jobs-path" \
+            "--metrics-prefix"
         ;;
     bench) echo "--tests --repeats --kv $model $common" ;;
     analyze) echo "--model --threshold --min-words --rows --all $model $common" ;;
@@ -43,6 +52,9 @@ _cabe() {
     --device) mapfile -t COMPREPLY < <(compgen -W "cpu sim" -- "$word") && return ;;
     -m | --model) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") && return ;;
     --memory) mapfile -t COMPREPLY < <(compgen -W "256M 512M 1G 2G 4G" -- "$word") && return ;;
+    --preset) mapfile -t COMPREPLY < <(compgen -W "development production high_performance" -- "$word") && return ;;
+    --models | --pins) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") && return ;;
+    --config | --tls-certificate | --tls-key | --unix-socket) mapfile -t COMPREPLY < <(compgen -f -- "$word") && return ;;
     --threads | --describe | --name | --threshold | --min-words | --batch | --top | -k) return ;;
     esac
     if [[ $word == -* ]]; then
@@ -51,7 +63,7 @@ _cabe() {
     fi
     case $command in
     show | rm) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") ;;
-    plan | fit | embed | search | run | bench | tokenize) mapfile -t COMPREPLY < <(compgen -f -W "$(_cabe_models)" -- "$word") ;;
+    plan | fit | embed | search | run | serve | bench | tokenize) mapfile -t COMPREPLY < <(compgen -f -W "$(_cabe_models)" -- "$word") ;;
     machine | list) ;;
     *) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     esac

@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/json.h"
+#include "base/memory.h"
 
 struct cabe_cancel cli_cancel;
 
@@ -58,7 +59,10 @@ int cli_usage(const struct cabe_command *command, const char *format, ...)
 
 int cli_help(const struct cabe_command *command)
 {
-    printf("usage: cabe %s\n\n%s.\n\n%s", command->usage, command->summary, command->help);
+    char *more = command->more_help ? command->more_help() : NULL;
+
+    printf("usage: cabe %s\n\n%s.\n\n%s%s", command->usage, command->summary, command->help, more ? more : "");
+    cabe_free(more);
     return fflush(stdout) == 0 ? 0 : cabe_status_exit_code(CABE_ERR_IO);
 }
 

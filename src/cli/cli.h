@@ -20,6 +20,7 @@ struct cabe_command {
     const char *summary; /* one line for the list of commands */
     const char *help;    /* options, one a line, ready to print */
     int (*run)(int argc, char **argv);
+    char *(*more_help)(void); /* what comes after, to be freed with cabe_free(); may be NULL */
 };
 
 extern const struct cabe_command cabe_cmd_machine;
@@ -34,6 +35,7 @@ extern const struct cabe_command cabe_cmd_search;
 extern const struct cabe_command cabe_cmd_analyze;
 extern const struct cabe_command cabe_cmd_tokenize;
 extern const struct cabe_command cabe_cmd_run;
+extern const struct cabe_command cabe_cmd_serve;
 extern const struct cabe_command cabe_cmd_bench;
 
 /* Set by SIGINT and SIGTERM; long work looks at it. */

@@ -35,7 +35,7 @@ void cabe_serve_config_defaults(struct cabe_serve_config *config)
 }
 
 /* '-' and '_' are one: a flag is "--queue-requests", a field "queue_requests". */
-static const struct cabe_setting *find(const char *name)
+const struct cabe_setting *cabe_setting_find(const char *name)
 {
     for (size_t i = 0; i < N_SETTINGS; i++) {
         const char *a = settings[i].name, *b = name;
@@ -58,7 +58,7 @@ static void *field_of(struct cabe_serve_config *config, const struct cabe_settin
 enum cabe_status cabe_serve_config_set(struct cabe_serve_config *config, const char *name, const char *value,
                                        const char *origin, struct cabe_error *err)
 {
-    const struct cabe_setting *s = find(name);
+    const struct cabe_setting *s = cabe_setting_find(name);
 
     if (!s)
         return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: no setting '%.80s'; 'cabe serve --help' lists them", origin, name);
@@ -144,7 +144,7 @@ static enum cabe_status set_json(struct cabe_serve_config *config, const char *n
         snprintf(text, sizeof text, "%s", json_is_true(value) ? "true" : "false");
         break;
     case JSON_ARRAY:
-        if (find(name) && find(name)->kind != CABE_SETTING_KIND_TEXT)
+        if (cabe_setting_find(name) && cabe_setting_find(name)->kind != CABE_SETTING_KIND_TEXT)
             return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: %s is a list, wanted one value", origin, name);
         status = join(text, sizeof text, value, origin, name, err);
         break;
@@ -254,7 +254,7 @@ enum cabe_status cabe_serve_config_environment(struct cabe_serve_config *config,
                                                struct cabe_error *err)
 {
     char name[NAME_MAX_BYTES];
-    const char *preset = from_environment(environment, find("preset"), name);
+    const char *preset = from_environment(environment, cabe_setting_find("preset"), name);
 
     if (preset) {
         enum cabe_status status = cabe_serve_config_preset(config, preset, name, err);
@@ -320,7 +320,7 @@ enum cabe_status cabe_serve_config_read(struct cabe_serve_config *config, const 
                                         const struct cabe_serve_flag *flags, size_t n_flags, struct cabe_error *err)
 {
     char variable_name[NAME_MAX_BYTES];
-    const char *preset = from_environment(environment, find("preset"), variable_name);
+    const char *preset = from_environment(environment, cabe_setting_find("preset"), variable_name);
     const char *origin = preset ? variable_name : path;
     enum cabe_status status = CABE_OK;
     json_t *file = NULL;
@@ -331,7 +331,7 @@ enum cabe_status cabe_serve_config_read(struct cabe_serve_config *config, const 
     if (!preset && file)
         preset = json_string_value(json_object_get(file, "preset"));
     for (size_t i = 0; i < n_flags; i++) {
-        if (find(flags[i].name) == find("preset")) {
+        if (cabe_setting_find(flags[i].name) == cabe_setting_find("preset")) {
             preset = flags[i].value;
             origin = "--preset";
         }

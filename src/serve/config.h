@@ -133,6 +133,7 @@ struct cabe_setting {
     const char *meaning;
 };
 
+const struct cabe_setting *cabe_setting_find(const char *name); /* with '-' or '_'; NULL: none */
 /* A text as a value of its kind, into the field; the message has name, value, origin and range. */
 CABE_CHECKED enum cabe_status cabe_setting_parse(void *field, const struct cabe_setting *setting, const char *value,
                                                  const char *origin, struct cabe_error *err);

@@ -24,7 +24,7 @@ static void reply_no_memory(struct cabe_http_exchange *exchange)
 
 void cabe_reply_json(struct cabe_http_exchange *exchange, int status, json_t *json)
 {
-    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    char *text = json ? json_dumps(json, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
 
     json_decref(json);
     if (!text) {

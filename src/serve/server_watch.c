@@ -107,7 +107,7 @@ static enum cabe_status name_model(struct cabe_server *s, const char *item, char
 
     if (equals) {
         n = (size_t)(equals - item);
-    } else if (slash && (item[0] == '/' || item[0] == '.' || item[0] == '~')) {
+    } else if (slash) {
         item = slash + 1;
         n = strlen(item);
         n -= n > 5 && strcmp(item + n - 5, ".gguf") == 0 ? 5 : 0;
@@ -140,13 +140,37 @@ static void add_loading(struct cabe_server *s, int n)
     sem_post(&s->impl->wake);
 }
 
+struct start_model {
+    struct cabe_server *server;
+    char name[CABE_SERVICE_NAME_MAX];
+};
+
 static void on_loaded(void *self, enum cabe_status status, const struct cabe_error *err)
 {
-    struct cabe_server *s = self;
+    struct start_model *model = self;
 
     if (status != CABE_OK)
-        note_failed(s, "a start model", err);
-    add_loading(s, -1);
+        note_failed(model->server, model->name, err);
+    add_loading(model->server, -1);
+    cabe_free(model);
+}
+
+static enum cabe_status load_model(struct cabe_server *s, const char *name, struct cabe_error *err)
+{
+    struct start_model *model = cabe_malloc(sizeof *model);
+    enum cabe_status status;
+
+    if (!model)
+        return cabe_fail(err, CABE_ERR_OOM, "start model");
+    model->server = s;
+    snprintf(model->name, sizeof model->name, "%s", name);
+    add_loading(s, 1);
+    status = cabe_service_load(s->service, name, on_loaded, model, err);
+    if (status != CABE_OK) {
+        add_loading(s, -1);
+        cabe_free(model);
+    }
+    return status;
 }
 
 static int is_listed(const char *list, const char *item)
@@ -174,12 +198,8 @@ static void load_models(struct cabe_server *s, const char *list, int are_pins)
         status = name_model(s, item, name, &err);
         if (status == CABE_OK && (is_listed(pins, item) || is_listed(pins, name)))
             status = cabe_service_pin(s->service, name, 1, &err);
-        if (status == CABE_OK) {
-            add_loading(s, 1);
-            status = cabe_service_load(s->service, name, on_loaded, s, &err);
-            if (status != CABE_OK)
-                add_loading(s, -1);
-        }
+        if (status == CABE_OK)
+            status = load_model(s, name, &err);
         if (status != CABE_OK)
             note_failed(s, item, &err);
     }
@@ -246,7 +266,7 @@ static void set_why(struct cabe_server *s, struct look *look, const char *why)
         cabe_monitor_ready(s->monitor);
         look->was_ready = 1;
     } else {
-        cabe_log(s->log, why[0] ? CABE_LOG_WARN : CABE_LOG_INFO, why[0] ? "not_ready" : "ready_again", "{s:o}",
+        cabe_log(s->log, why[0] && look->was_ready ? CABE_LOG_WARN : CABE_LOG_INFO, why[0] ? "not_ready" : "ready_again", "{s:o}",
                  "reason", cabe_json_text(why, strlen(why)));
     }
     cabe_notify_send(&s->impl->notify, "STATUS=%s", why[0] ? why : "ready");
