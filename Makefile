@@ -5,7 +5,7 @@ FUZZ_SECONDS ?= 60
 MEMORY ?= 400M
 BUILD := build/release
 
-.PHONY: all setup check demo bench fuzz install clean help
+.PHONY: all setup check demo models bench fuzz install clean help
 
 all: setup ## build the release (build/release/cabe)
 	@cmake --preset release >/dev/null
@@ -16,6 +16,9 @@ setup: ## install what building needs (Debian packages; asks dpkg first)
 
 check: ## everything that must pass: tests, sanitizers, clang, an outside consumer
 	@scripts/check
+
+models: all ## fetch two small models (182 MB) into the store, to chat and to embed
+	@scripts/models $(BUILD)/cabe
 
 demo: all ## read three stories with real weights, inside a stated byte budget
 	@MEMORY=$(MEMORY) scripts/demo $(BUILD)/cabe
