@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "serve/analyze.h"
 #include "serve/jobs_impl.h"
 
 #define LIST_MAX 200
@@ -342,6 +343,8 @@ static void post_job(struct cabe_server *server, struct cabe_http_exchange *exch
 }
 
 const struct cabe_route cabe_job_routes[] = {
+    {CABE_HTTP_POST, "/v1/analyze", cabe_analyze_post, CABE_ROUTE_UPLOAD,
+     "repeated ideas of documents, a stream by phase; Prefer: respond-async: a job"},
     {CABE_HTTP_GET, "/v1/jobs", get_jobs, 0, "jobs, newest first: state, limit, before"},
     {CABE_HTTP_GET, "/v1/jobs/*", get_job, 0, "one job; ID/result: what it found; ID/events: as it goes, a stream"},
     {CABE_HTTP_DELETE, "/v1/jobs/*", delete_one, 0, "removes a finished job and its result"},

@@ -24,6 +24,7 @@ struct cabe_analyze_job {
     struct cabe_document *document;
     int n_documents;
     uint64_t n_sentences, n_compared, compared_bytes;
+    struct cabe_analyze_watch watch;
 
     /* of a run */
     struct cabe_sentence *sentence;
@@ -437,12 +438,43 @@ struct tracking {
 
 static void begin(struct tracking *t, const char *name)
 {
-    cabe_monitor_begin(t->monitor, name, cabe_plan_phase_bytes(t->plan, name), &t->phase);
+    uint64_t predicted_bytes = cabe_plan_phase_bytes(t->plan, name);
+
+    cabe_monitor_begin(t->monitor, name, predicted_bytes, &t->phase);
+    if (t->job->watch.begun)
+        t->job->watch.begun(t->job->watch.self, name, predicted_bytes);
+}
+
+static void read_phase(const struct tracking *t, const struct cabe_phase *measured, struct cabe_analyze_phase *phase)
+{
+    const struct cabe_plan_phase *planned = cabe_plan_phase_find(t->plan, measured->name);
+
+    memset(phase, 0, sizeof *phase);
+    memcpy(phase->name, measured->name, sizeof phase->name);
+    phase->measured_bytes = measured->peak_bytes;
+    phase->start_bytes = measured->rss_begin_bytes;
+    phase->end_bytes = measured->rss_end_bytes;
+    phase->seconds = (double)measured->elapsed_ns / 1e9;
+    phase->predicted_bytes = measured->predicted_bytes;
+    phase->predicted_seconds = planned ? planned->seconds : 0;
 }
 
 static void end(struct tracking *t)
 {
+    struct cabe_phase measured[PHASES_MAX];
+    struct cabe_analyze_phase phase;
+    size_t n;
+
     cabe_monitor_end(t->monitor, t->phase);
+    if (!t->job->watch.ended || (n = cabe_monitor_read(t->monitor, measured, PHASES_MAX)) == 0)
+        return;
+    read_phase(t, &measured[n - 1], &phase);
+    t->job->watch.ended(t->job->watch.self, &phase);
+}
+
+void cabe_analyze_watch(struct cabe_analyze_job *job, const struct cabe_analyze_watch *watch)
+{
+    job->watch = watch ? *watch : (struct cabe_analyze_watch){0};
 }
 
 static enum cabe_status run_stages(struct tracking *t, const struct cabe_knobs *knobs,
@@ -487,19 +519,8 @@ static void read_phases(struct tracking *t)
     struct cabe_phase phases[PHASES_MAX];
     size_t n = cabe_monitor_read(t->monitor, phases, PHASES_MAX);
 
-    for (size_t i = 0; i < n; i++) {
-        const struct cabe_plan_phase *planned = cabe_plan_phase_find(t->plan, phases[i].name);
-        struct cabe_analyze_phase *phase = &t->job->phase[t->job->n_phases++];
-
-        memset(phase, 0, sizeof *phase);
-        memcpy(phase->name, phases[i].name, sizeof phase->name);
-        phase->measured_bytes = phases[i].peak_bytes;
-        phase->start_bytes = phases[i].rss_begin_bytes;
-        phase->end_bytes = phases[i].rss_end_bytes;
-        phase->seconds = (double)phases[i].elapsed_ns / 1e9;
-        phase->predicted_bytes = phases[i].predicted_bytes;
-        phase->predicted_seconds = planned ? planned->seconds : 0;
-    }
+    for (size_t i = 0; i < n; i++)
+        read_phase(t, &phases[i], &t->job->phase[t->job->n_phases++]);
 }
 
 enum cabe_status cabe_analyze_run(struct cabe_analyze_job *job, const struct cabe_plan *plan,

@@ -72,6 +72,13 @@ CABE_CHECKED enum cabe_status cabe_analyze_open(struct cabe_analyze_job **out, s
                                                 const struct cabe_analyze_wishes *wishes, struct cabe_error *err);
 void cabe_analyze_close(struct cabe_analyze_job *job); /* NULL is fine */
 void cabe_analyze_task(struct cabe_analyze_job *job, struct cabe_fit_task *task);
+/* News of a run, on its thread; for who shows phases as they go. NULL takes it back. */
+struct cabe_analyze_watch {
+    void (*begun)(void *self, const char *phase, uint64_t predicted_bytes);
+    void (*ended)(void *self, const struct cabe_analyze_phase *phase);
+    void *self;
+};
+void cabe_analyze_watch(struct cabe_analyze_job *job, const struct cabe_analyze_watch *watch);
 /* `*result` lives as long as the job. */
 CABE_CHECKED enum cabe_status cabe_analyze_run(struct cabe_analyze_job *job, const struct cabe_plan *plan,
                                                struct cabe_analyze_result *result, struct cabe_error *err);

@@ -229,6 +229,19 @@ static void *sampler(void *arg)
     return NULL;
 }
 
+/* A machine that stops this test for a second is no stall of ours: it may be asked again. */
+static void is_well(struct cabe_metrics *metrics)
+{
+    char why[128];
+
+    for (int i = 0; i < 20; i++) {
+        cabe_metrics_sample(metrics);
+        if (!cabe_metrics_stalled(metrics, 0.2, why, sizeof why))
+            return;
+    }
+    fail_msg("%s", why);
+}
+
 static void test_stalls_are_seen(void **state)
 {
     struct cabe_metrics *metrics = open_metrics();
@@ -238,15 +251,13 @@ static void test_stalls_are_seen(void **state)
     (void)state;
     assert_int_equal(cabe_metrics_stalled(metrics, 0.2, why, sizeof why), 0);
     service_stats.stalled_s = 0;
-    cabe_metrics_sample(metrics);
-    assert_int_equal(cabe_metrics_stalled(metrics, 0.2, why, sizeof why), 0);
+    is_well(metrics);
     service_stats.stalled_s = 0.3;
     cabe_metrics_sample(metrics);
     assert_int_equal(cabe_metrics_stalled(metrics, 0.2, why, sizeof why), 1);
     assert_non_null(strstr(why, "no step"));
     service_stats.stalled_s = 0;
-    cabe_metrics_sample(metrics);
-    assert_int_equal(cabe_metrics_stalled(metrics, 0.2, why, sizeof why), 0);
+    is_well(metrics);
 
     service_hangs_ms = 600; /* a service that does not even say how it is */
     pthread_create(&thread, NULL, sampler, metrics);
@@ -255,8 +266,7 @@ static void test_stalls_are_seen(void **state)
     assert_non_null(strstr(why, "not answered"));
     pthread_join(thread, NULL);
     service_hangs_ms = 0;
-    cabe_metrics_sample(metrics);
-    assert_int_equal(cabe_metrics_stalled(metrics, 0.2, why, sizeof why), 0);
+    is_well(metrics);
     cabe_metrics_close(metrics);
 }
 
