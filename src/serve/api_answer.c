@@ -296,6 +296,8 @@ static void why(const struct api_answer *answer, const struct cabe_error *err, s
     else if (err->status == CABE_ERR_ARGUMENT && strstr(err->text, "context"))
         api_refuse(fault, 400, "context_length_exceeded", answer->request.n_prompts ? "prompt" : "messages", "%s%s%s",
                    err->text, note[0] ? "; " : "", note);
+    else if (err->status == CABE_ERR_UNSUPPORTED && strncmp(err->text, "tools:", 6) == 0)
+        api_refuse(fault, 400, "unsupported_parameter", "tools", "%s", err->text);
     else
         api_fault_of(fault, err);
 }

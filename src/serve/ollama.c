@@ -45,11 +45,19 @@ static void put_identity(const struct cabe_service_model *model, char out[65])
     }
 }
 
-static json_t *details_json(const struct cabe_service_model *model)
+/* Quantised types of more than a byte come from GGUF files only. */
+static int is_gguf(const struct cabe_service_model *model)
 {
     size_t n = strlen(model->path);
-    const char *format = n > 5 && strcmp(model->path + n - 5, ".gguf") == 0 ? "gguf" : "safetensors";
-    char size[24] = "";
+
+    return (n > 5 && strcmp(model->path + n - 5, ".gguf") == 0) || model->quantisation[0] == 'q' ||
+           model->quantisation[0] == 'Q';
+}
+
+static json_t *details_json(const struct cabe_service_model *model)
+{
+    const char *format = is_gguf(model) ? "gguf" : "safetensors";
+    char size[24] = "", level[sizeof model->quantisation];
 
     if (model->n_parameters >= 1000000000)
         snprintf(size, sizeof size, "%.1fB", (double)model->n_parameters / 1e9);
@@ -57,8 +65,11 @@ static json_t *details_json(const struct cabe_service_model *model)
         snprintf(size, sizeof size, "%.1fM", (double)model->n_parameters / 1e6);
     else if (model->n_parameters > 0)
         snprintf(size, sizeof size, "%.0fK", (double)model->n_parameters / 1e3);
+    for (size_t i = 0; i < sizeof level; i++) /* "Q4_K", as Ollama's clients know it */
+        level[i] = (char)(model->quantisation[i] >= 'a' && model->quantisation[i] <= 'z' ? model->quantisation[i] - 32
+                                                                                           : model->quantisation[i]);
     return json_pack("{s:s,s:s,s:s,s:[s],s:s,s:s}", "parent_model", "", "format", format, "family", model->family,
-                     "families", model->family, "parameter_size", size, "quantization_level", model->quantisation);
+                     "families", model->family, "parameter_size", size, "quantization_level", level);
 }
 
 static json_t *tag_json(const struct cabe_service_model *model)

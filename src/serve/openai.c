@@ -30,10 +30,10 @@ struct cabe_service_model *api_models(struct cabe_server *server, struct cabe_ht
 static json_t *model_json(const struct cabe_service_model *model)
 {
     static const char *const states[] = {"absent", "loading", "ready", "unloading"};
+    json_t *can = model->family[0] ? json_pack("[s]", model->writes ? "generate" : "embed") : json_array(); /* not known yet */
     json_t *json = json_pack("{s:o,s:s,s:I,s:s,s:o,s:s,s:b,s:o,s:o}", "id",
                              cabe_json_text(model->name, strlen(model->name)), "object", "model", "created",
-                             (json_int_t)model->modified_s, "owned_by", "cabe", "capabilities",
-                             json_pack("[s]", model->writes ? "generate" : "embed"), "state",
+                             (json_int_t)model->modified_s, "owned_by", "cabe", "capabilities", can, "state",
                              states[model->state <= CABE_SERVICE_UNLOADING ? model->state : 0], "pinned", model->pinned,
                              "bytes", cabe_json_count(model->bytes), "file_bytes", cabe_json_count(model->file_bytes));
 
