@@ -9,6 +9,7 @@ struct cabe_chat {
     enum cabe_chat_kind kind;
     struct cabe_template *template;
     json_t *tokens; /* the variables bos_token and so on */
+    int has_tools;  /* the template speaks of them */
 };
 
 /* Both are templates of ours, so that marks and limits are those of all the others. */
@@ -40,6 +41,7 @@ enum cabe_status cabe_chat_open(struct cabe_chat **out, const struct cabe_chat_c
         text = config->has_im_start ? chatml : plain;
         bytes = strlen(text);
     }
+    chat->has_tools = memmem(text, bytes, "tools", strlen("tools")) != NULL;
     chat->tokens = json_object();
     if (!chat->tokens || !set_token(chat->tokens, "bos_token", config->bos_token) ||
         !set_token(chat->tokens, "eos_token", config->eos_token) ||
@@ -85,10 +87,9 @@ enum cabe_status cabe_chat_render_json(const struct cabe_chat *chat, const json_
     enum cabe_status status;
 
     *out = (struct cabe_template_result){0};
-    if (tools && json_array_size(tools) > 0 && chat->kind != CABE_CHAT_TEMPLATE) {
+    if (tools && json_array_size(tools) > 0 && !chat->has_tools) {
         json_decref(variables);
-        return cabe_fail(err, CABE_ERR_UNSUPPORTED,
-                         "tools: the model has no chat template to tell it of them");
+        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "tools: the model has no chat template that tells it of them");
     }
     if (!variables || (extra && json_object_update(variables, (json_t *)(uintptr_t)extra) != 0) ||
         json_object_set(variables, "messages", (json_t *)(uintptr_t)messages) != 0 ||

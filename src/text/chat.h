@@ -51,7 +51,8 @@ const char *cabe_chat_stop(const struct cabe_chat *chat);
 /*
  * Renders `messages`. `tools` (a JSON array, may be NULL) and `extra` (an object of further variables, such
  * as
- * {"enable_thinking": false}, may be NULL) are for the template; without one tools are CABE_ERR_UNSUPPORTED.
+ * {"enable_thinking": false}, may be NULL) are for the template; without one that speaks of tools they are
+ * CABE_ERR_UNSUPPORTED.
  * `limits` may be NULL. The prompt begins with the bos token where the template writes it: then the tokenizer
  * must not add another. CABE_ERR_ARGUMENT: the template refused, with its words. CABE_ERR_FORMAT: a message
  * is not UTF-8.
