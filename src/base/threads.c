@@ -69,6 +69,13 @@ enum cabe_class cabe_thread_class(enum cabe_class class_)
     return before;
 }
 
+static _Thread_local uint64_t own_wait_ns;
+
+uint64_t cabe_thread_waited_ns(void)
+{
+    return own_wait_ns;
+}
+
 static inline void relax(void)
 {
 #if defined(__x86_64__) || defined(__i386__)
@@ -181,7 +188,7 @@ static void *member_main(void *arg)
 void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, int member, void *arg),
                    void *arg)
 {
-    cabe_turns_take(&team->turns, own_class);
+    own_wait_ns += cabe_turns_take(&team->turns, own_class);
     team->body = body;
     team->arg = arg;
     if (team->n_members > 1)

@@ -36,6 +36,8 @@ enum cabe_class cabe_thread_class(enum cabe_class class_);
 
 #define CABE_TURN_AGE_NS UINT64_C(2000000000)
 #define CABE_TURN_PAUSE_NS UINT64_C(1000000)
+/* How long the calling thread has waited for its turns since it began, on all teams. */
+uint64_t cabe_thread_waited_ns(void);
 
 struct cabe_turns { /* of one class on one team, since it was opened */
     uint64_t n_turns, n_waits; /* regions; of them, those that waited for another thread's */

@@ -175,7 +175,7 @@ static void wait_for_turn(struct cabe_turn_order *t, struct cabe_turn_waiter *w)
     }
 }
 
-void cabe_turns_take(struct cabe_turn_order *t, enum cabe_class class_)
+uint64_t cabe_turns_take(struct cabe_turn_order *t, enum cabe_class class_)
 {
     struct cabe_turn_waiter w = {.class_ = class_};
     uint64_t now_ns;
@@ -192,7 +192,7 @@ void cabe_turns_take(struct cabe_turn_order *t, enum cabe_class class_)
     if (can_go) {
         begin(t, class_, now_ns, 0);
         pthread_mutex_unlock(&t->lock);
-        return;
+        return 0;
     }
     w.since_ns = now_ns;
     *(t->by_class[class_].last ? &t->by_class[class_].last->next : &t->by_class[class_].first) = &w;
@@ -201,6 +201,7 @@ void cabe_turns_take(struct cabe_turn_order *t, enum cabe_class class_)
     t->by_class[class_].counts.n_waiting++;
     pthread_mutex_unlock(&t->lock);
     wait_for_turn(t, &w);
+    return cabe_clock_ns() - w.since_ns;
 }
 
 void cabe_turns_give(struct cabe_turn_order *t)

@@ -31,7 +31,8 @@ struct cabe_turn_order {
 
 void cabe_turns_open(struct cabe_turn_order *turns);
 void cabe_turns_close(struct cabe_turn_order *turns);
-void cabe_turns_take(struct cabe_turn_order *turns, enum cabe_class class_);
+/* Returns how long it has waited. */
+uint64_t cabe_turns_take(struct cabe_turn_order *turns, enum cabe_class class_);
 void cabe_turns_give(struct cabe_turn_order *turns);
 
 #endif

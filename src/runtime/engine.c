@@ -1,40 +1,12 @@
-#include "runtime/engine.h"
+#include "runtime/engine_impl.h"
 
 #include <string.h>
 
 #include "base/arena.h"
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/threads.h"
 #include "model/model.h"
-
-struct slot {
-    int used;
-    enum cabe_finish finish;
-    struct cabe_request request;
-    struct cabe_kv_seq *seq;
-    int32_t *tokens;  /* [n_ctx + 1]: those in the cache, then those still to be computed */
-    int64_t n_tokens;
-    int64_t n_prompt, n_cached, n_new;
-    int64_t chunk;    /* of the present step; 0: not in it */
-    int32_t output;   /* row of logits in the present step; -1: none */
-};
-
-struct cabe_engine {
-    struct cabe_engine_config config;
-    cabe_value ids, positions, offsets, starts, page_offsets, pages, rows, logits;
-    struct slot *slots;
-    struct cabe_sampler *sampler;
-    void *block;
-    uint64_t block_bytes;
-    struct cabe_engine_stats stats;
-
-    /* Of the present step. */
-    int32_t *step_ids, *step_positions, *step_offsets, *step_starts, *step_page_offsets, *step_rows;
-    struct cabe_page *step_pages;
-    uint64_t *identities; /* [n_ctx] */
-    float *step_logits;   /* [n_seqs][n_vocab] */
-    int64_t symbols[CABE_N_SYMBOLS];
-};
 
 static int64_t seq_pages(const struct cabe_engine_config *config)
 {
@@ -56,8 +28,9 @@ static void place(struct cabe_engine *e, struct cabe_arena *arena)
     const struct cabe_engine_config *c = &e->config;
     uint64_t tokens = (uint64_t)c->step_tokens, seqs = (uint64_t)c->n_seqs, n_ctx = (uint64_t)c->n_ctx;
 
-    e->slots = cabe_arena_take(arena, seqs, sizeof *e->slots, 64);
-    for (int32_t s = 0; s < c->n_seqs; s++) {
+    e->n_slots = c->n_seqs + c->n_parked;
+    e->slots = cabe_arena_take(arena, (uint64_t)e->n_slots, sizeof *e->slots, 64);
+    for (int32_t s = 0; s < e->n_slots; s++) {
         int32_t *room = cabe_arena_take(arena, n_ctx + 1, sizeof *room, 64);
 
         if (e->slots)
@@ -132,7 +105,7 @@ void cabe_engine_close(struct cabe_engine *e)
 {
     if (!e)
         return;
-    for (int32_t s = 0; e->slots && s < e->config.n_seqs; s++)
+    for (int32_t s = 0; e->slots && s < e->n_slots; s++)
         cabe_engine_remove(e, s);
     cabe_pages_unmap(e->block, e->block_bytes);
     if (e->block_bytes)
@@ -171,30 +144,42 @@ enum cabe_status cabe_engine_add(struct cabe_engine *e, const struct cabe_reques
 
     if (status != CABE_OK)
         return status;
-    for (int32_t i = 0; i < e->config.n_seqs && !s; i++)
+    if (!cabe_engine_has_room(e, request->class_))
+        return cabe_fail(err, CABE_ERR_LIMIT, "%d sequences are running, as many as there is room for at class %s",
+                         cabe_engine_n_running(e), cabe_class_name(request->class_));
+    for (int32_t i = 0; i < e->n_slots && !s; i++)
         if (!e->slots[i].used) {
             s = &e->slots[i];
             *slot = i;
         }
-    if (!s)
-        return cabe_fail(err, CABE_ERR_LIMIT, "%d sequences are running, as many as there is room for",
-                         e->config.n_seqs);
-    status = cabe_kv_seq_open(&s->seq, e->config.kv, err);
-    if (status != CABE_OK)
-        return status;
+    (void)cabe_engine_make_place(e, request->class_);
     memcpy(s->tokens, request->prompt, (size_t)request->n_prompt * sizeof *s->tokens);
-    *s = (struct slot){.used = 1,
-                       .request = *request,
-                       .seq = s->seq,
+    *s = (struct slot){.request = *request,
                        .tokens = s->tokens,
                        .n_tokens = request->n_prompt,
                        .n_prompt = request->n_prompt,
+                       .order = ++e->n_joined,
                        .output = -1};
-    if (!request->fresh) {
-        for (int64_t i = 0; i < request->n_prompt; i++)
-            e->identities[i] = (uint64_t)(uint32_t)request->prompt[i];
-        s->n_cached = cabe_kv_seq_match(s->seq, e->identities, request->n_prompt);
-    }
+    s->request.prompt = NULL; /* the caller's */
+    status = cabe_engine_unpark(e, s, err);
+    s->used = status == CABE_OK;
+    s->n_cached = s->n_high;
+    return status;
+}
+
+enum cabe_status cabe_engine_unpark(struct cabe_engine *e, struct slot *s, struct cabe_error *err)
+{
+    int64_t n = s->n_tokens < e->config.n_ctx ? s->n_tokens : e->config.n_ctx, n_matched = 0;
+    enum cabe_status status = cabe_kv_seq_open(&s->seq, e->config.kv, err);
+
+    if (status != CABE_OK)
+        return status;
+    cabe_kv_seq_begin(s->seq, s->request.class_, s->request.salt);
+    for (int64_t i = 0; i < n; i++)
+        e->identities[i] = (uint64_t)(uint32_t)s->tokens[i];
+    if (!s->request.fresh)
+        n_matched = cabe_kv_seq_match(s->seq, e->identities, n);
+    s->n_high = n_matched > s->n_high ? n_matched : s->n_high;
     return CABE_OK;
 }
 
@@ -213,7 +198,7 @@ int32_t cabe_engine_n_running(const struct cabe_engine *e)
 {
     int32_t n = 0;
 
-    for (int32_t i = 0; i < e->config.n_seqs; i++)
+    for (int32_t i = 0; i < e->n_slots; i++)
         n += e->slots[i].used && e->slots[i].finish == CABE_FINISH_NOT;
     return n;
 }
@@ -221,13 +206,18 @@ int32_t cabe_engine_n_running(const struct cabe_engine *e)
 void cabe_engine_view(const struct cabe_engine *e, int32_t slot, struct cabe_engine_view *view)
 {
     const struct slot *s = &e->slots[slot];
-    int64_t done = s->used ? cabe_kv_seq_length(s->seq) + cabe_kv_seq_dropped(s->seq) : 0;
+    int64_t done = s->used ? s->n_high : 0;
 
     *view = (struct cabe_engine_view){.finish = s->finish,
                                       .n_prompt = s->n_prompt,
                                       .n_cached = s->n_cached,
                                       .n_done = done < s->n_prompt ? done : s->n_prompt,
-                                      .n_new = s->n_new};
+                                      .n_new = s->n_new,
+                                      .parked = s->used && !s->seq,
+                                      .n_parked = s->n_parked};
+
+    if (s->used && s->seq)
+        view->n_done = s->n_prompt < done + cabe_kv_seq_dropped(s->seq) ? s->n_prompt : done + cabe_kv_seq_dropped(s->seq);
 }
 
 const float *cabe_engine_logits(const struct cabe_engine *e, int32_t slot)
@@ -243,73 +233,6 @@ void cabe_engine_stats(const struct cabe_engine *e, struct cabe_engine_stats *st
 }
 
 /* ---- a step ---- */
-
-static int64_t pending(const struct slot *s)
-{
-    return s->used && s->finish == CABE_FINISH_NOT ? s->n_tokens - cabe_kv_seq_length(s->seq) : 0;
-}
-
-/* A full context: half of what may go is dropped, in whole pages. */
-static enum cabe_status shift(struct slot *s, struct cabe_error *err)
-{
-    int64_t length = cabe_kv_seq_length(s->seq);
-    int64_t keep = (s->request.shift_keep + CABE_PAGE_TOKENS - 1) / CABE_PAGE_TOKENS * CABE_PAGE_TOKENS;
-    int64_t pages = (length - keep) / 2 / CABE_PAGE_TOKENS, dropped = pages * CABE_PAGE_TOKENS;
-    enum cabe_status status;
-
-    if (pages < 1)
-        return cabe_fail(err, CABE_ERR_LIMIT, "nothing can be dropped behind the first %lld tokens", (long long)keep);
-    status = cabe_kv_seq_shift(s->seq, keep, pages, err);
-    if (status != CABE_OK)
-        return status;
-    memmove(s->tokens + keep, s->tokens + keep + dropped, (size_t)(s->n_tokens - keep - dropped) * sizeof *s->tokens);
-    s->n_tokens -= dropped;
-    return CABE_OK;
-}
-
-/* Room for the slot's chunk; a sequence for which there is none is finished and leaves the step. */
-static void reserve(struct slot *s)
-{
-    struct cabe_error err;
-    enum cabe_status status = cabe_kv_seq_reserve(s->seq, s->chunk, &err);
-
-    if (status == CABE_ERR_LIMIT && s->request.shift_keep >= 0 && shift(s, &err) == CABE_OK)
-        status = cabe_kv_seq_reserve(s->seq, s->chunk, &err);
-    if (status == CABE_OK)
-        return;
-    s->finish = status == CABE_ERR_LIMIT ? CABE_FINISH_CONTEXT : CABE_FINISH_MEMORY;
-    s->chunk = 0;
-}
-
-/* Who takes how many tokens of this step: one for each that generates, the rest shared by the prompts. */
-static void share(struct cabe_engine *e)
-{
-    int64_t left = e->config.step_tokens;
-    int32_t prompts = 0;
-
-    for (int32_t i = 0; i < e->config.n_seqs; i++) {
-        struct slot *s = &e->slots[i];
-
-        s->chunk = pending(s) == 1;
-        s->output = -1;
-        prompts += pending(s) > 1;
-        if (s->chunk)
-            reserve(s);
-        left -= s->chunk;
-    }
-    for (int32_t i = 0; i < e->config.n_seqs && prompts > 0; i++) {
-        struct slot *s = &e->slots[i];
-        int64_t wanted = pending(s), fair = left / prompts;
-
-        if (wanted <= 1)
-            continue;
-        s->chunk = wanted < fair ? wanted : fair;
-        prompts--;
-        if (s->chunk)
-            reserve(s);
-        left -= s->chunk;
-    }
-}
 
 /* Appends the slot's rows to the step. */
 static void append(struct cabe_engine *e, struct slot *s)
@@ -341,7 +264,7 @@ static void collect(struct cabe_engine *e)
 {
     memset(e->symbols, 0, sizeof e->symbols);
     e->symbols[CABE_SYM_ONE] = 1;
-    for (int32_t i = 0; i < e->config.n_seqs; i++)
+    for (int32_t i = 0; i < e->n_slots; i++)
         if (e->slots[i].used && e->slots[i].chunk > 0)
             append(e, &e->slots[i]);
     e->step_offsets[e->symbols[CABE_SYM_SEQUENCES]] = (int32_t)e->symbols[CABE_SYM_TOKENS];
@@ -394,13 +317,16 @@ static enum cabe_status run(struct cabe_engine *e, const struct cabe_cancel *can
 /* What the step wrote is in the pages now. */
 static void commit(struct cabe_engine *e, struct slot *s)
 {
-    int64_t length = cabe_kv_seq_length(s->seq);
+    int64_t length = cabe_kv_seq_length(s->seq), end = length + s->chunk;
+    int64_t again = s->n_high < end ? s->n_high - length : s->chunk;
 
     for (int64_t i = 0; i < s->chunk; i++)
         e->identities[i] = (uint64_t)(uint32_t)s->tokens[length + i];
     cabe_kv_seq_commit(s->seq, e->identities, s->chunk);
+    e->stats.again_tokens += (uint64_t)again;
     if (length + cabe_kv_seq_dropped(s->seq) < s->n_prompt)
-        e->stats.prompt_tokens += (uint64_t)s->chunk;
+        e->stats.prompt_tokens += (uint64_t)(s->chunk - again);
+    s->n_high = end > s->n_high ? end : s->n_high;
 }
 
 static enum cabe_status draw(struct cabe_engine *e, struct slot *s, struct cabe_error *err)
@@ -438,7 +364,7 @@ static enum cabe_status finish_step(struct cabe_engine *e, struct cabe_error *er
 {
     enum cabe_status status = CABE_OK;
 
-    for (int32_t i = 0; i < e->config.n_seqs; i++) {
+    for (int32_t i = 0; i < e->n_slots; i++) {
         struct slot *s = &e->slots[i];
         enum cabe_status drawn = CABE_OK;
 
@@ -458,10 +384,10 @@ static enum cabe_status finish_step(struct cabe_engine *e, struct cabe_error *er
 
 enum cabe_status cabe_engine_step(struct cabe_engine *e, const struct cabe_cancel *cancel, struct cabe_error *err)
 {
-    uint64_t begin_ns = cabe_clock_ns(), run_ns;
+    uint64_t begin_ns = cabe_clock_ns(), waited_ns = cabe_thread_waited_ns(), run_ns;
     enum cabe_status status;
 
-    share(e);
+    cabe_engine_share(e);
     collect(e);
     if (e->symbols[CABE_SYM_TOKENS] == 0)
         return CABE_OK;
@@ -469,6 +395,9 @@ enum cabe_status cabe_engine_step(struct cabe_engine *e, const struct cabe_cance
     if (status != CABE_OK)
         return status;
     run_ns = cabe_clock_ns();
+    waited_ns = cabe_thread_waited_ns() - waited_ns; /* for other models: not what the step took */
+    if (e->n_generating > 0 && (e->n_prompt_tokens == 0 || e->is_bound))
+        cabe_chunk_learn(&e->chunk, e->n_generating, e->n_prompt_tokens, (double)(run_ns - begin_ns - waited_ns) / 1e9);
     status = finish_step(e, err);
     e->stats.n_steps++;
     e->stats.run_ns += run_ns - begin_ns;

@@ -114,6 +114,7 @@ enum cabe_status cabe_kv_open(struct cabe_kv **out, const struct cabe_kv_config 
                          (long long)config->n_tokens, config->n_seqs, (long long)config->seq_tokens,
                          config->shape.n_layers, config->shape.n_heads, config->shape.head_dim);
     sizes.ledger = ledger;
+    sizes.half_life = CABE_KV_HALF_LIFE * sizes.n_pages;
     sizes.key_mask = (struct cabe_kv_key){{UINT64_MAX, UINT64_MAX}};
     snprintf(sizes.place, sizeof sizes.place, "%s", config->place ? config->place : "kv");
     sizes.config.place = NULL; /* the caller's, who may free it */
@@ -165,6 +166,20 @@ void cabe_kv_hash_bits(struct cabe_kv *kv, int n_bits)
         kv->key_mask.word[i] = n_bits >= 64  ? UINT64_MAX
                                : n_bits <= 0 ? 0
                                              : (UINT64_C(1) << n_bits) - 1;
+}
+
+void cabe_kv_half_life(struct cabe_kv *kv, double n_releases)
+{
+    assert(kv->n_cached == 0);
+    kv->half_life = n_releases;
+}
+
+void cabe_kv_salt(const char *text, size_t n, uint8_t salt[16])
+{
+    XXH128_hash_t hash = XXH3_128bits(text, n);
+    uint64_t words[2] = {hash.low64, hash.high64 | 1};
+
+    memcpy(salt, words, sizeof words);
 }
 
 uint64_t cabe_kv_content(const uint8_t hash[16], int64_t index)

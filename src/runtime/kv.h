@@ -6,8 +6,10 @@
  * them. On a hit the tokens themselves are compared. Shared pages are read-only: who writes into one gets a copy first.
  *
  * A page is referenced (by sequences) or cached (by its hash only) or free. When a page is wanted and none is free, the
- * cached one goes that is least worth keeping: leaves of the chain first, then the least recently used. Referenced pages
- * are never taken: CABE_ERR_BUDGET says how many pages are missing.
+ * cached one goes that is least worth keeping: leaves of the chain first, then by worth. Each sequence that lets a page go
+ * adds its class's weight to the page's worth, which halves as other pages come and go: a page used often outlives one
+ * used once, one of a high class outlives one of a low class, and none is kept for ever. Referenced pages are never
+ * taken: CABE_ERR_BUDGET says how many pages are missing.
  *
  * A token is an identity of 64 bits: a token id, or a hash of what stands in its place (an image), see
  * cabe_kv_content(). The store never looks into pages, save to copy and to zero them: a page is zeroed when it is taken.
@@ -100,6 +102,8 @@ void cabe_kv_seq_truncate(struct cabe_kv_seq *seq, int64_t n);
 CABE_CHECKED enum cabe_status cabe_kv_seq_shift(struct cabe_kv_seq *seq, int64_t keep, int64_t n_pages,
                                                 struct cabe_error *err);
 
+/* Pages that only this sequence holds: what closing it would give back. */
+int32_t cabe_kv_seq_own_pages(const struct cabe_kv_seq *seq);
 int64_t cabe_kv_seq_length(const struct cabe_kv_seq *seq);   /* tokens committed = the next slot */
 int64_t cabe_kv_seq_dropped(const struct cabe_kv_seq *seq);  /* by shifts */
 const uint64_t *cabe_kv_seq_tokens(const struct cabe_kv_seq *seq); /* [length] */
@@ -114,6 +118,13 @@ struct cabe_kv_stats {
     uint64_t page_bytes;
 };
 void cabe_kv_stats(const struct cabe_kv *kv, struct cabe_kv_stats *stats);
+
+/*
+ * Releases of pages after which a use counts half; at first CABE_KV_HALF_LIFE times the pages of the store. 0: the
+ * least recently used goes first, whatever its class.
+ */
+#define CABE_KV_HALF_LIFE 2.0
+void cabe_kv_half_life(struct cabe_kv *kv, double n_releases);
 
 /* For tests: keys keep this many bits, so that they collide. Before the first sequence. */
 void cabe_kv_hash_bits(struct cabe_kv *kv, int n_bits);

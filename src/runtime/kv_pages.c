@@ -1,19 +1,20 @@
 #include "runtime/kv_pages.h"
 
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 
 #include <xxhash.h>
 
 #define NONE CABE_KV_NONE
 
-/* Whether cached page `a` goes before `b`: leaves first, then the least recently used. */
+/* Whether cached page `a` goes before `b`: leaves first, then the one worth least. */
 static int goes_before(const struct cabe_kv *kv, int32_t a, int32_t b)
 {
     const struct cabe_kv_page *p = &kv->pages[a], *q = &kv->pages[b];
     int p_leaf = p->first_child == NONE, q_leaf = q->first_child == NONE;
 
-    return p_leaf != q_leaf ? p_leaf : p->stamp < q->stamp;
+    return p_leaf != q_leaf ? p_leaf : p->worth < q->worth;
 }
 
 static void heap_set(struct cabe_kv *kv, int32_t at, int32_t page)
@@ -43,7 +44,6 @@ static void cache_put(struct cabe_kv *kv, int32_t page)
 {
     int32_t at = kv->n_cached++;
 
-    kv->pages[page].stamp = ++kv->clock;
     heap_sift(kv, at, page);
 }
 
@@ -86,9 +86,30 @@ void cabe_kv_page_hold(struct cabe_kv *kv, int32_t page)
     kv->n_shared += n_refs == 1;
 }
 
-void cabe_kv_page_release(struct cabe_kv *kv, int32_t page)
+/*
+ * A use of a page: w * 2^(now / half life) more, the logarithm of which grows with time instead of all others halving.
+ * No use is later than this one, so `more` is the larger part save for a page of many uses or a higher class.
+ */
+static void count_use(struct cabe_kv *kv, struct cabe_kv_page *page, enum cabe_class class_)
+{
+    double now = (double)++kv->clock, more, larger, smaller;
+
+    if (kv->half_life <= 0) {
+        page->worth = now;
+        return;
+    }
+    more = now / kv->half_life + log2(cabe_class_weight(class_));
+    larger = more > page->worth ? more : page->worth;
+    smaller = more > page->worth ? page->worth : more;
+    page->worth = larger + log1p(exp2(smaller - larger)) / M_LN2;
+}
+
+void cabe_kv_page_release(struct cabe_kv *kv, int32_t page, enum cabe_class class_)
 {
     int32_t n_refs = --kv->pages[page].n_refs;
+
+    if (kv->pages[page].is_known)
+        count_use(kv, &kv->pages[page], class_);
 
     assert(n_refs >= 0);
     kv->n_shared -= n_refs == 1;
@@ -100,18 +121,21 @@ void cabe_kv_page_release(struct cabe_kv *kv, int32_t page)
         free_put(kv, page);
 }
 
-struct cabe_kv_key cabe_kv_key_of(const struct cabe_kv *kv, int32_t parent, const uint64_t *tokens)
+struct cabe_kv_key cabe_kv_key_of(const struct cabe_kv *kv, int32_t parent, const uint64_t salt[2],
+                                  const uint64_t *tokens)
 {
     struct {
         struct cabe_kv_key parent;
         uint64_t tokens[CABE_PAGE_TOKENS];
         uint8_t domain[16];
-        uint64_t formats, has_parent;
+        uint64_t salt[2], formats, has_parent;
     } input = {.formats = kv->formats, .has_parent = parent != NONE};
     XXH128_hash_t hash;
 
     if (parent != NONE)
         input.parent = kv->pages[parent].key;
+    else
+        memcpy(input.salt, salt, sizeof input.salt);
     memcpy(input.tokens, tokens, sizeof input.tokens);
     memcpy(input.domain, kv->config.domain, sizeof input.domain);
     hash = XXH3_128bits(&input, sizeof input);
@@ -123,7 +147,7 @@ static int32_t *bucket_of(const struct cabe_kv *kv, struct cabe_kv_key key)
     return &kv->buckets[key.word[0] & (kv->n_buckets - 1)];
 }
 
-int32_t cabe_kv_page_find(const struct cabe_kv *kv, int32_t parent, struct cabe_kv_key key,
+int32_t cabe_kv_page_find(const struct cabe_kv *kv, int32_t parent, const uint64_t salt[2], struct cabe_kv_key key,
                           const uint64_t *tokens, uint64_t *n_collisions)
 {
     for (int32_t page = *bucket_of(kv, key); page != NONE; page = kv->pages[page].link) {
@@ -131,7 +155,8 @@ int32_t cabe_kv_page_find(const struct cabe_kv *kv, int32_t parent, struct cabe_
 
         if (p->key.word[0] != key.word[0] || p->key.word[1] != key.word[1])
             continue;
-        if (p->parent == parent && memcmp(kv->tokens[page], tokens, sizeof kv->tokens[page]) == 0)
+        if (p->parent == parent && (parent != NONE || memcmp(p->salt, salt, sizeof p->salt) == 0) &&
+            memcmp(kv->tokens[page], tokens, sizeof kv->tokens[page]) == 0)
             return page;
         ++*n_collisions;
     }
@@ -145,7 +170,7 @@ static void rerank(struct cabe_kv *kv, int32_t page)
         heap_sift(kv, kv->pages[page].rank, page);
 }
 
-void cabe_kv_page_know(struct cabe_kv *kv, int32_t page, int32_t parent, struct cabe_kv_key key,
+void cabe_kv_page_know(struct cabe_kv *kv, int32_t page, int32_t parent, const uint64_t salt[2], struct cabe_kv_key key,
                        const uint64_t *tokens)
 {
     struct cabe_kv_page *p = &kv->pages[page];
@@ -154,6 +179,8 @@ void cabe_kv_page_know(struct cabe_kv *kv, int32_t page, int32_t parent, struct 
     assert(!p->is_known && p->n_refs > 0);
     memcpy(kv->tokens[page], tokens, sizeof kv->tokens[page]);
     p->is_known = 1;
+    p->worth = -INFINITY;
+    memcpy(p->salt, salt, sizeof p->salt);
     p->key = key;
     p->link = *bucket;
     *bucket = page;

@@ -21,7 +21,8 @@ struct cabe_kv_key {
 
 struct cabe_kv_page {
     struct cabe_kv_key key;      /* of a known page */
-    uint64_t stamp;              /* when the last sequence let it go */
+    uint64_t salt[2];            /* of a known page without parent: whose it is */
+    double worth;                /* log2 of what its uses count, at a time that is the same for all pages */
     int32_t n_refs;              /* sequences */
     int32_t parent, first_child; /* of a known page */
     int32_t previous, next;      /* siblings of a known page */
@@ -41,6 +42,8 @@ struct cabe_kv_seq {
     int32_t gap;     /* pages before the first that was dropped by a shift; NONE */
     int32_t link;    /* the next closed one */
     int is_open;
+    enum cabe_class class_;
+    uint64_t salt[2];
 };
 
 struct cabe_kv {
@@ -60,7 +63,8 @@ struct cabe_kv {
     struct cabe_kv_seq *seqs;
 
     struct cabe_kv_key key_mask;
-    uint64_t clock;
+    uint64_t clock;    /* releases */
+    double half_life;  /* of them; 0: only the last counts */
     int32_t free_page, n_free, n_cached, n_shared;
     int32_t free_seq, n_open;
     uint64_t queried_tokens, hit_tokens, n_evictions, n_copies, n_collisions;
@@ -69,13 +73,16 @@ struct cabe_kv {
 /* A page that nobody holds, now held once; there is one: n_free + n_cached > 0. Its bytes are what they were. */
 int32_t cabe_kv_page_take(struct cabe_kv *kv);
 void cabe_kv_page_hold(struct cabe_kv *kv, int32_t page);
-void cabe_kv_page_release(struct cabe_kv *kv, int32_t page); /* a known one is cached, another free */
+/* A known one is cached, another free. */
+void cabe_kv_page_release(struct cabe_kv *kv, int32_t page, enum cabe_class class_);
 
-struct cabe_kv_key cabe_kv_key_of(const struct cabe_kv *kv, int32_t parent, const uint64_t *tokens);
+/* `salt` counts where there is no parent: pages after it are told apart by their parents. */
+struct cabe_kv_key cabe_kv_key_of(const struct cabe_kv *kv, int32_t parent, const uint64_t salt[2],
+                                  const uint64_t *tokens);
 /* The known page of these tokens after `parent` (or NONE), or NONE; *n_collisions counts others of its key. */
-int32_t cabe_kv_page_find(const struct cabe_kv *kv, int32_t parent, struct cabe_kv_key key,
+int32_t cabe_kv_page_find(const struct cabe_kv *kv, int32_t parent, const uint64_t salt[2], struct cabe_kv_key key,
                           const uint64_t *tokens, uint64_t *n_collisions);
-void cabe_kv_page_know(struct cabe_kv *kv, int32_t page, int32_t parent, struct cabe_kv_key key,
+void cabe_kv_page_know(struct cabe_kv *kv, int32_t page, int32_t parent, const uint64_t salt[2], struct cabe_kv_key key,
                        const uint64_t *tokens);
 void cabe_kv_page_forget(struct cabe_kv *kv, int32_t page); /* with all that descends from it */
 

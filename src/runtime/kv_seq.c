@@ -26,7 +26,7 @@ static uint64_t offset_of(const struct cabe_kv *kv, int32_t page)
 static void drop_pages(struct cabe_kv_seq *seq, int32_t n_left)
 {
     while (seq->n_pages > n_left)
-        cabe_kv_page_release(seq->kv, page_at(seq, --seq->n_pages));
+        cabe_kv_page_release(seq->kv, page_at(seq, --seq->n_pages), seq->class_);
 }
 
 enum cabe_status cabe_kv_seq_open(struct cabe_kv_seq **out, struct cabe_kv *kv, struct cabe_error *err)
@@ -43,8 +43,17 @@ enum cabe_status cabe_kv_seq_open(struct cabe_kv_seq **out, struct cabe_kv *kv, 
     seq->n_pages = seq->n_known = 0;
     seq->gap = NONE;
     seq->is_open = 1;
+    seq->class_ = CABE_CLASS_NORMAL;
+    seq->salt[0] = seq->salt[1] = 0;
     *out = seq;
     return CABE_OK;
+}
+
+void cabe_kv_seq_begin(struct cabe_kv_seq *seq, enum cabe_class class_, const uint8_t salt[16])
+{
+    assert(seq->length == 0 && seq->n_known == 0);
+    seq->class_ = class_;
+    memcpy(seq->salt, salt, sizeof seq->salt);
 }
 
 void cabe_kv_seq_close(struct cabe_kv_seq *seq)
@@ -79,16 +88,18 @@ enum cabe_status cabe_kv_seq_fork(struct cabe_kv_seq **out, struct cabe_kv_seq *
     fork->dropped = seq->dropped;
     fork->n_known = seq->n_known;
     fork->gap = seq->gap;
+    fork->class_ = seq->class_;
+    memcpy(fork->salt, seq->salt, sizeof fork->salt);
     return CABE_OK;
 }
 
 /* The page after `parent` that `tokens`, n of them, begin with; at least one token is left over. */
-static int32_t find_next(const struct cabe_kv *kv, int32_t parent, const uint64_t *tokens, int64_t n,
-                         uint64_t *n_collisions)
+static int32_t find_next(const struct cabe_kv *kv, int32_t parent, const uint64_t salt[2], const uint64_t *tokens,
+                         int64_t n, uint64_t *n_collisions)
 {
     if (n <= TOKENS)
         return NONE;
-    return cabe_kv_page_find(kv, parent, cabe_kv_key_of(kv, parent, tokens), tokens, n_collisions);
+    return cabe_kv_page_find(kv, parent, salt, cabe_kv_key_of(kv, parent, salt, tokens), tokens, n_collisions);
 }
 
 int64_t cabe_kv_seq_match(struct cabe_kv_seq *seq, const uint64_t *tokens, int64_t n)
@@ -101,7 +112,8 @@ int64_t cabe_kv_seq_match(struct cabe_kv_seq *seq, const uint64_t *tokens, int64
     drop_pages(seq, 0);
     seq->gap = NONE; /* it may be empty because all was dropped */
     seq->dropped = 0;
-    while ((page = find_next(kv, page, tokens + seq->length, n_max - seq->length, &kv->n_collisions)) !=
+    while ((page = find_next(kv, page, seq->salt, tokens + seq->length, n_max - seq->length,
+                             &kv->n_collisions)) !=
            NONE) {
         cabe_kv_page_hold(kv, page);
         set_page(seq, seq->n_pages++, page);
@@ -117,10 +129,10 @@ int64_t cabe_kv_seq_match(struct cabe_kv_seq *seq, const uint64_t *tokens, int64
 int64_t cabe_kv_probe(const struct cabe_kv *kv, const uint64_t *tokens, int64_t n)
 {
     int64_t n_max = n < kv->config.seq_tokens ? n : kv->config.seq_tokens, at = 0;
-    uint64_t n_collisions = 0;
+    uint64_t n_collisions = 0, none[2] = {0, 0};
     int32_t page = NONE;
 
-    while ((page = find_next(kv, page, tokens + at, n_max - at, &n_collisions)) != NONE)
+    while ((page = find_next(kv, page, none, tokens + at, n_max - at, &n_collisions)) != NONE)
         at += TOKENS;
     return at;
 }
@@ -135,11 +147,11 @@ static enum cabe_status copy_page(struct cabe_kv_seq *seq, int32_t index, struct
 
     kv->pages[page].is_used = 1;
     if (status != CABE_OK) {
-        cabe_kv_page_release(kv, page);
+        cabe_kv_page_release(kv, page, seq->class_);
         return status;
     }
     set_page(seq, index, page);
-    cabe_kv_page_release(kv, old);
+    cabe_kv_page_release(kv, old, seq->class_);
     kv->n_copies++;
     return CABE_OK;
 }
@@ -213,18 +225,18 @@ static void publish(struct cabe_kv_seq *seq, int32_t index)
     struct cabe_kv *kv = seq->kv;
     const uint64_t *tokens = seq->tokens + (size_t)index * TOKENS;
     int32_t own = page_at(seq, index), parent = index ? page_at(seq, index - 1) : NONE, same;
-    struct cabe_kv_key key = cabe_kv_key_of(kv, parent, tokens);
+    struct cabe_kv_key key = cabe_kv_key_of(kv, parent, seq->salt, tokens);
 
-    same = cabe_kv_page_find(kv, parent, key, tokens, &kv->n_collisions);
+    same = cabe_kv_page_find(kv, parent, seq->salt, key, tokens, &kv->n_collisions);
     if (same == own)
         return;
     if (same == NONE) {
-        cabe_kv_page_know(kv, own, parent, key, tokens);
+        cabe_kv_page_know(kv, own, parent, seq->salt, key, tokens);
         return;
     }
     cabe_kv_page_hold(kv, same);
     set_page(seq, index, same);
-    cabe_kv_page_release(kv, own);
+    cabe_kv_page_release(kv, own, seq->class_);
 }
 
 void cabe_kv_seq_commit(struct cabe_kv_seq *seq, const uint64_t *tokens, int64_t n)
@@ -261,7 +273,7 @@ enum cabe_status cabe_kv_seq_shift(struct cabe_kv_seq *seq, int64_t keep, int64_
     if (n_pages == 0)
         return CABE_OK;
     for (int64_t i = first + n_pages; i-- > first;)
-        cabe_kv_page_release(seq->kv, page_at(seq, (int32_t)i));
+        cabe_kv_page_release(seq->kv, page_at(seq, (int32_t)i), seq->class_);
     memmove(seq->table + first, seq->table + first + n_pages,
             (size_t)(seq->n_pages - first - n_pages) * sizeof *seq->table);
     memmove(seq->tokens + first * TOKENS, seq->tokens + (first + n_pages) * TOKENS,
@@ -274,6 +286,15 @@ enum cabe_status cabe_kv_seq_shift(struct cabe_kv_seq *seq, int64_t keep, int64_
     if (seq->n_known > seq->gap)
         seq->n_known = seq->gap;
     return CABE_OK;
+}
+
+int32_t cabe_kv_seq_own_pages(const struct cabe_kv_seq *seq)
+{
+    int32_t n = 0;
+
+    for (int32_t i = 0; i < seq->n_pages; i++)
+        n += seq->kv->pages[page_at(seq, i)].n_refs == 1;
+    return n;
 }
 
 int64_t cabe_kv_seq_length(const struct cabe_kv_seq *seq)

@@ -62,16 +62,19 @@ const struct cabe_model *cabe_generator_model(const struct cabe_generator *g)
 static struct cabe_kv_config kv_config(const struct cabe_generator *g, const struct cabe_knobs *knobs)
 {
     int64_t context = knobs->value[CABE_KNOB_CONTEXT], n_seqs = knobs->value[CABE_KNOB_SEQUENCES];
+    int64_t n_tokens = context * n_seqs;
     enum cabe_kv_format format = (enum cabe_kv_format)knobs->value[CABE_KNOB_KV];
     struct cabe_kv_config config = {.device = g->net.session->device,
                                     .shape = cabe_model_kv_shape(g->net.model),
                                     .keys = format,
                                     .values = format,
-                                    .n_tokens = context * n_seqs,
+                                    .n_tokens = n_tokens,
                                     .n_seqs = (int32_t)n_seqs,
                                     .seq_tokens = context,
                                     .place = g->net.place};
 
+    if (g->wishes.kv_tokens > 0 && g->wishes.kv_tokens < n_tokens)
+        config.n_tokens = g->wishes.kv_tokens > context ? g->wishes.kv_tokens : context;
     return config;
 }
 
@@ -90,6 +93,7 @@ static struct cabe_engine_config engine_config(const struct cabe_generator *g, c
                                         .n_vocab = (int32_t)cabe_model_config(g->net.model)->n_vocab,
                                         .step_tokens = knobs->value[CABE_KNOB_BATCH],
                                         .n_seqs = (int32_t)knobs->value[CABE_KNOB_SEQUENCES],
+                                        .n_parked = (int32_t)knobs->value[CABE_KNOB_SEQUENCES],
                                         .n_ctx = knobs->value[CABE_KNOB_CONTEXT],
                                         .place = g->net.place,
                                         .check = check_weights,
@@ -355,6 +359,7 @@ static enum cabe_status run(struct writing *w, const struct cabe_cancel *cancel,
     struct cabe_engine *engine = w->generator->engine;
     struct cabe_request request = {.prompt = generation->ids,
                                    .n_prompt = (int64_t)generation->n_ids,
+                                   .class_ = CABE_CLASS_NORMAL,
                                    .sampling = generation->sampling,
                                    .max_new = generation->max_new,
                                    .shift_keep = generation->shift_keep,

@@ -27,6 +27,7 @@ struct cabe_generator_wishes { /* what a person fixed; 0 or negative: free */
     int64_t context;           /* tokens of one sequence */
     int64_t batch_tokens;      /* of one run */
     int32_t n_seqs;            /* at a time; 0: one */
+    int64_t kv_tokens;         /* of all sequences together; 0: as many as all may have. At least one's */
 };
 
 CABE_CHECKED enum cabe_status cabe_generator_find(struct cabe_generator **out, struct cabe_session *session,

@@ -334,7 +334,7 @@ static void test_keys_depend(void **state)
         b.config.domain[15] = i == 1;
         b.config.values = i == 2 ? CABE_KV_F16 : CABE_KV_F32;
         OK(cabe_kv_open(&b.kv, &b.config, b.ledger, &why));
-        key[i] = cabe_kv_key_of(b.kv, CABE_KV_NONE, words(1, PAGE));
+        key[i] = cabe_kv_key_of(b.kv, CABE_KV_NONE, (const uint64_t[2]){0, 0}, words(1, PAGE));
         bench_close(&b);
     }
     assert_memory_not_equal(&key[0], &key[1], sizeof key[0]);

@@ -143,7 +143,7 @@ static uint64_t run(const char *model, const char *cache, const struct way *way,
                                          .n_threads = way->n_threads,
                                          .device = way->device ? CABE_DEVICE_SIM : CABE_DEVICE_CPU,
                                          .cache_dir = cache};
-    struct cabe_generator_wishes wishes = {dtype, precision, -1, 128, way->batch_tokens, way->n_seqs};
+    struct cabe_generator_wishes wishes = {dtype, precision, -1, 128, way->batch_tokens, way->n_seqs, 0};
     static struct cabe_plan plan;
     struct cabe_ledger_view view;
     struct cabe_generator *g = NULL;

@@ -1,0 +1,30 @@
+/*
+ * How many tokens of prompts a step may take beside sequences that are generating, so that it lasts at most `slowdown`
+ * times as long as it would without them. Learned from the times of steps: it depends on the machine, the model and how
+ * long the sequences are. What a step computes does not depend on it.
+ *
+ * Owner: a plain value, zeroed at first. Thread: one at a time.
+ */
+#ifndef CABE_RUNTIME_ENGINE_CHUNK_H
+#define CABE_RUNTIME_ENGINE_CHUNK_H
+
+#include <stdint.h>
+
+#define CABE_CHUNK_SEQS 32 /* with more of them the times of this many are taken */
+
+struct cabe_chunk {
+    double alone_s[CABE_CHUNK_SEQS]; /* a step of so many sequences (from 1) and no prompts; 0: not known */
+    double token_s;                  /* what a token of a prompt adds; 0: not known */
+    int64_t n_last;                  /* allowed last */
+    int n_mixed;                     /* steps since the last one without prompts */
+};
+
+/*
+ * Tokens that prompts may take beside `n_generating` > 0 sequences, at most n_max; 0 now and then, so that the time of a
+ * step without prompts stays known.
+ */
+int64_t cabe_chunk_limit(struct cabe_chunk *chunk, int32_t n_generating, int64_t n_max, double slowdown);
+/* A step has taken `seconds`. */
+void cabe_chunk_learn(struct cabe_chunk *chunk, int32_t n_generating, int64_t n_prompt_tokens, double seconds);
+
+#endif
