@@ -183,12 +183,12 @@ uint64_t cabe_turns_take(struct cabe_turn_order *t, enum cabe_class class_)
 
     pthread_mutex_lock(&t->lock);
     now_ns = cabe_clock_ns(); /* under the lock times only grow */
-    count_gap(t, class_, now_ns);
+    count_gap(t, (int)class_, now_ns);
     if (!t->by_class[class_].first && t->by_class[class_].used < t->now)
         t->by_class[class_].used = t->now; /* who was away has saved nothing up */
     /* In a pause: who is waited for, or who has had less. */
     can_go = !t->taken && (!t->paused_until_ns || class_ == t->expected ||
-                           (end_of(t, class_) <= end_of(t, t->expected) && !t->by_class[class_].first));
+                           (end_of(t, (int)class_) <= end_of(t, (int)t->expected) && !t->by_class[class_].first));
     if (can_go) {
         begin(t, class_, now_ns, 0);
         pthread_mutex_unlock(&t->lock);
@@ -211,7 +211,7 @@ void cabe_turns_give(struct cabe_turn_order *t)
 
     pthread_mutex_lock(&t->lock);
     now_ns = cabe_clock_ns();
-    class_ = t->holder;
+    class_ = (int)t->holder;
     took_ns = now_ns - t->since_ns;
     t->by_class[class_].last_cost = (double)took_ns / cabe_class_weight((enum cabe_class)class_);
     t->by_class[class_].used += t->by_class[class_].last_cost;
