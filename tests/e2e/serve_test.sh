@@ -173,6 +173,36 @@ else
 fi
 python3 "$here/serve_systemd.py" "$program" || complain "socket activation and sd_notify: see above"
 
+# the units are what systemd understands, of the build's own program
+unit=$(dirname "$program")/cabe.service
+if command -v systemd-analyze >/dev/null && [ -r "$unit" ]; then
+    sed -E "s#^ExecStart=[^ ]+#ExecStart=$program#; /^Documentation=/d" "$unit" >"$work/cabe.service"
+    sed '/^Documentation=/d' "$here/../../docs/systemd/cabe.socket" >"$work/cabe.socket"
+    systemd-analyze verify "$work/cabe.service" "$work/cabe.socket" >"$work/out" 2>&1 ||
+        complain "systemd-analyze: $(cat "$work/out")"
+fi
+
+# no privilege is needed: nobody, without any capability
+if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
+    nobody=$(mktemp -d)
+    chmod 755 "$nobody"
+    cp "$program" "$nobody/cabe"
+    mkdir "$nobody/home"
+    chown 65534 "$nobody/home"
+    CABE_HOME=$nobody/home timeout 20 setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs \
+        --bounding-set=-all "$nobody/cabe" serve --port 0 >"$work/out" 2>"$work/err" &
+    pid=$!
+    for _ in $(seq 500); do
+        url=$(sed -nE 's/^cabe listens at (http.*)/\1/p' "$work/out")
+        [ -n "$url" ] && break
+        sleep 0.01
+    done
+    until_ready
+    kill -TERM "$pid"
+    wait "$pid" || complain "as nobody: exit code $?: $(tail -n 3 "$work/err")"
+    rm -rf "$nobody"
+fi
+
 # ---- the end ----
 
 data=$(cd "$here/../../.." && pwd)/shared/data
