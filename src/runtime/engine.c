@@ -324,8 +324,8 @@ static void commit(struct cabe_engine *e, struct slot *s)
         e->identities[i] = (uint64_t)(uint32_t)s->tokens[length + i];
     cabe_kv_seq_commit(s->seq, e->identities, s->chunk);
     e->stats.again_tokens += (uint64_t)again;
-    if (length + cabe_kv_seq_dropped(s->seq) < s->n_prompt)
-        e->stats.prompt_tokens += (uint64_t)(s->chunk - again);
+    if (cabe_kv_seq_dropped(s->seq) == 0 && s->n_high < s->n_prompt)
+        e->stats.prompt_tokens += (uint64_t)((end < s->n_prompt ? end : s->n_prompt) - (length + again));
     s->n_high = end > s->n_high ? end : s->n_high;
 }
 

@@ -1,7 +1,9 @@
 /*
  * How many tokens of prompts a step may take beside sequences that are generating, so that it lasts at most `slowdown`
  * times as long as it would without them. Learned from the times of steps: it depends on the machine, the model and how
- * long the sequences are. What a step computes does not depend on it.
+ * long the sequences are, and not smoothly (weights are read once for several tokens). So the number grows while steps
+ * are short enough, falls when one is not, and what was too much is not tried again for a while.
+ * What a step computes does not depend on it.
  *
  * Owner: a plain value, zeroed at first. Thread: one at a time.
  */
@@ -14,9 +16,11 @@
 
 struct cabe_chunk {
     double alone_s[CABE_CHUNK_SEQS]; /* a step of so many sequences (from 1) and no prompts; 0: not known */
-    double token_s;                  /* what a token of a prompt adds; 0: not known */
-    int64_t n_last;                  /* allowed last */
+    int64_t n;                       /* tokens that are allowed now; 0: not known */
+    int64_t n_bad;                   /* so many made a step too long lately; 0: none did */
+    int bad_for;                     /* steps with prompts until that is forgotten */
     int n_mixed;                     /* steps since the last one without prompts */
+    double slowdown;                 /* of the last limit */
 };
 
 /*

@@ -75,6 +75,7 @@ static void park(struct cabe_engine *e, struct slot *s)
     cabe_kv_seq_close(s->seq);
     s->seq = NULL;
     s->chunk = 0;
+    s->output = -1;
     s->stays = 0;
     s->parked_ns = cabe_clock_ns();
     s->n_parked++;
@@ -223,57 +224,63 @@ static int is_prompt(const struct slot *s)
     return cabe_engine_pending(s) > 1;
 }
 
-static int wants_more(const struct slot *s)
+static int wants_more(const struct slot *s, enum cabe_class from, enum cabe_class to)
 {
-    return is_prompt(s) && s->chunk < cabe_engine_pending(s);
+    return is_prompt(s) && s->chunk < cabe_engine_pending(s) && s->request.class_ >= from && s->request.class_ <= to;
 }
 
-/* One token to the prompt that is owed most. */
-static int64_t give_one(struct cabe_engine *e, enum cabe_class from, enum cabe_class to, double weights)
+/* What is left of `budget` goes one by one to those that are owed most. */
+static void give_rest(struct cabe_engine *e, enum cabe_class from, enum cabe_class to, int64_t budget)
 {
-    struct slot *most = NULL;
+    for (; budget > 0; budget--) {
+        struct slot *most = NULL;
 
-    for (int32_t i = 0; i < e->n_slots; i++) {
-        struct slot *s = &e->slots[i];
+        for (int32_t i = 0; i < e->n_slots; i++) {
+            struct slot *s = &e->slots[i];
 
-        if (!wants_more(s) || s->request.class_ < from || s->request.class_ > to)
-            continue;
-        s->credit += cabe_class_weight(s->request.class_) / weights;
-        if (!most || s->credit > most->credit)
-            most = s;
+            if (wants_more(s, from, to) && (!most || s->credit > most->credit))
+                most = s;
+        }
+        if (!most)
+            return;
+        most->credit -= 1;
+        most->chunk++;
     }
-    if (!most)
-        return 0;
-    most->credit -= 1;
-    most->chunk++;
-    return 1;
 }
 
 /* `budget` tokens among the prompts of these classes, by weight; what one does not want goes to the others. */
 static void share_among(struct cabe_engine *e, enum cabe_class from, enum cabe_class to, int64_t budget)
 {
-    while (budget > 0) {
-        int64_t given = 0;
-        double weights = 0;
+    double due = (double)budget; /* not credited to anybody yet */
+
+    while (due >= 1 && budget > 0) {
+        double weights = 0, credited = due;
 
         for (int32_t i = 0; i < e->n_slots; i++)
-            if (wants_more(&e->slots[i]) && e->slots[i].request.class_ >= from && e->slots[i].request.class_ <= to)
+            if (wants_more(&e->slots[i], from, to))
                 weights += cabe_class_weight(e->slots[i].request.class_);
         if (weights <= 0)
             return;
+        due = 0;
         for (int32_t i = 0; i < e->n_slots; i++) {
             struct slot *s = &e->slots[i];
-            int64_t wanted = cabe_engine_pending(s) - s->chunk, fair;
+            int64_t wanted = cabe_engine_pending(s) - s->chunk, take;
 
-            if (!wants_more(s) || s->request.class_ < from || s->request.class_ > to)
+            if (!wants_more(s, from, to))
                 continue;
-            fair = (int64_t)((double)budget * cabe_class_weight(s->request.class_) / weights);
-            fair = fair < wanted ? fair : wanted;
-            s->chunk += fair;
-            given += fair;
+            s->credit += credited * cabe_class_weight(s->request.class_) / weights;
+            take = s->credit >= (double)wanted ? wanted : s->credit > 0 ? (int64_t)s->credit : 0;
+            take = take < budget ? take : budget;
+            s->chunk += take;
+            s->credit -= (double)take;
+            budget -= take;
+            if (take < wanted)
+                continue;
+            due += s->credit; /* it wants no more */
+            s->credit = 0;
         }
-        budget -= given > 0 ? given : give_one(e, from, to, weights);
     }
+    give_rest(e, from, to, budget);
 }
 
 /* Those that generate take one token each; the important ones reserve first. */
