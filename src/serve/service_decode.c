@@ -481,10 +481,10 @@ static struct cabe_service_ticket *take_one(struct decoding_host *h)
     struct cabe_service *service = e->service;
     struct cabe_service_ticket *t = NULL, **at = &h->first;
     struct cabe_queue_item *item;
-    uint64_t now_ns = cabe_clock_ns();
+    uint64_t now_ns = cabe_clock_ns(), next_ns;
 
     pthread_mutex_lock(&service->lock);
-    item = cabe_queue_peek(&e->queue, now_ns);
+    item = cabe_host_next(e, now_ns, &next_ns);
     if (item && wants_more(h, item->class_))
         t = cabe_host_take(e, now_ns);
     pthread_mutex_unlock(&service->lock);

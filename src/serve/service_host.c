@@ -7,14 +7,37 @@
 #include "base/threads.h"
 #include "serve/service_impl.h"
 
-struct cabe_service_ticket *cabe_host_take(struct cabe_service_entry *e, uint64_t now_ns)
+/* From when on it may be taken: while others press the machine, new work is held back by its class. */
+static uint64_t due_ns(const struct cabe_service_entry *e, const struct cabe_queue_item *item)
 {
-    struct cabe_queue_item *item = cabe_queue_pop(&e->queue, now_ns);
-    struct cabe_service_ticket *t;
+    return item->entered_ns + (uint64_t)(cabe_pace_delay(&e->service->pace, item->class_) * 1e9);
+}
 
-    if (!item)
-        return NULL;
-    t = CABE_QUEUE_OF(item, struct cabe_service_ticket, item);
+struct cabe_queue_item *cabe_host_next(const struct cabe_service_entry *e, uint64_t now_ns, uint64_t *next_ns)
+{
+    struct cabe_queue_item *item = cabe_queue_peek(&e->queue, now_ns);
+
+    *next_ns = UINT64_MAX;
+    if (!item || due_ns(e, item) <= now_ns)
+        return item;
+    for (int class_ = 0; class_ < CABE_N_CLASSES; class_++) {
+        item = cabe_queue_oldest(&e->queue, (enum cabe_class)class_);
+        if (item && due_ns(e, item) <= now_ns)
+            return item;
+        if (item && due_ns(e, item) < *next_ns)
+            *next_ns = due_ns(e, item);
+    }
+    return NULL;
+}
+
+static struct cabe_service_ticket *take(struct cabe_service_entry *e, struct cabe_queue_item *item, uint64_t now_ns)
+{
+    struct cabe_service_ticket *t = CABE_QUEUE_OF(item, struct cabe_service_ticket, item);
+
+    if (item == cabe_queue_peek(&e->queue, now_ns))
+        (void)cabe_queue_pop(&e->queue, now_ns);
+    else
+        cabe_queue_remove(item);
     t->phase = t->embeds ? CABE_TICKET_READY : CABE_TICKET_TAKEN;
     t->taken_ns = now_ns;
     if (e->loaded_ns > t->admitted_ns) {
@@ -29,6 +52,14 @@ struct cabe_service_ticket *cabe_host_take(struct cabe_service_entry *e, uint64_
     return t;
 }
 
+struct cabe_service_ticket *cabe_host_take(struct cabe_service_entry *e, uint64_t now_ns)
+{
+    uint64_t next_ns;
+    struct cabe_queue_item *item = cabe_host_next(e, now_ns, &next_ns);
+
+    return item ? take(e, item, now_ns) : NULL;
+}
+
 /* ---- under the lock ---- */
 
 static int has_work(const struct cabe_service_entry *e)
@@ -36,17 +67,25 @@ static int has_work(const struct cabe_service_entry *e)
     return e->queue.n > 0 || e->loads;
 }
 
-/* 1: there is work; 0: the host has nothing to live for. */
+/* 1: there is work that may begin; 0: the host has nothing to live for. */
 static int wait_for_work(struct cabe_service_entry *e)
 {
     struct cabe_service *service = e->service;
+    uint64_t next_ns;
 
-    while (!has_work(e)) {
-        if (service->closing || e->view.state == CABE_SERVICE_ABSENT)
+    for (;;) {
+        if (e->loads || cabe_host_next(e, cabe_clock_ns(), &next_ns) || (service->closing && has_work(e)))
+            return 1;
+        if (e->queue.n == 0 && (service->closing || e->view.state == CABE_SERVICE_ABSENT))
             return 0;
-        pthread_cond_wait(&e->wake, &service->lock);
+        if (next_ns == UINT64_MAX) {
+            pthread_cond_wait(&e->wake, &service->lock);
+        } else {
+            struct timespec until = {(time_t)(next_ns / 1000000000u), (long)(next_ns % 1000000000u)};
+
+            (void)pthread_cond_timedwait(&e->wake, &service->lock, &until);
+        }
     }
-    return 1;
 }
 
 /* Those who wanted it in memory by now; gives up the lock meanwhile. */
@@ -69,8 +108,10 @@ static void tell_waiters(struct cabe_service_entry *e, enum cabe_status status, 
 static void fail_all(struct cabe_service_entry *e, enum cabe_status status, const struct cabe_error *err)
 {
     struct cabe_service_ticket *first = NULL, **last = &first, *t;
+    uint64_t now_ns = cabe_clock_ns();
 
-    while ((t = cabe_host_take(e, cabe_clock_ns()))) {
+    while (e->queue.n > 0) {
+        t = take(e, cabe_queue_peek(&e->queue, now_ns), now_ns);
         *last = t;
         last = &t->next;
     }

@@ -208,6 +208,8 @@ enum cabe_status cabe_loaded_acquire(struct cabe_service_entry *entry, const str
 
 /* Under the lock: sees to it that the entry has a host, and wakes it. */
 enum cabe_status cabe_host_start(struct cabe_service_entry *entry, struct cabe_error *err);
+/* Under the lock: what take() would take; NULL: nothing yet, look again at *next_ns. */
+struct cabe_queue_item *cabe_host_next(const struct cabe_service_entry *entry, uint64_t now_ns, uint64_t *next_ns);
 /* Under the lock: the next one from the queue, counted as running; NULL when nothing waits. */
 struct cabe_service_ticket *cabe_host_take(struct cabe_service_entry *entry, uint64_t now_ns);
 /* Serve until nothing waits, the room is wanted, or the model is broken (then not CABE_OK); without the lock. */
