@@ -144,6 +144,7 @@ struct cabe_service_entry {
     char path[CABE_STORE_PATH_MAX];
     int kind; /* 1: writes; 0: embeds; -1: not known yet */
     int is_added;
+    int is_seen; /* its headers were read, as its file is */
     struct cabe_queue queue;
     struct cabe_load_waiter *loads; /* who wants it in memory */
     uint64_t idle_since_ns;

@@ -1,7 +1,4 @@
 /* The simplest form of what runtime/ will have; weak, so that it gives way. */
-#include <string.h>
-
-#include "runtime/engine.h"
 #include "runtime/pool.h"
 
 #define WEAK __attribute__((weak))
@@ -36,16 +33,4 @@ WEAK int cabe_pool_tick(struct cabe_pool *pool)
 {
     (void)pool;
     return 0;
-}
-
-WEAK int cabe_engine_has_room(const struct cabe_engine *engine, enum cabe_class class_)
-{
-    (void)engine, (void)class_;
-    return 1;
-}
-
-WEAK void cabe_kv_salt(const char *text, size_t n, uint8_t salt[16])
-{
-    memset(salt, 0, 16);
-    memcpy(salt, text, n < 16 ? n : 16);
 }

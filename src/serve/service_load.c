@@ -132,11 +132,11 @@ static void learn(struct cabe_loaded *l, const struct cabe_plan *plan)
     pthread_mutex_lock(&l->service->lock);
     e->kind = l->generator != NULL;
     view->writes = e->kind;
-    snprintf(view->family, sizeof view->family, "%s", cabe_model_kind_name(config->kind));
-    snprintf(view->quantisation, sizeof view->quantisation, "%s",
-             cabe_dtype_name(cabe_model_is_quantised(model) ? cabe_model_main_dtype(model)
-                                                            : (enum cabe_dtype)plan->knobs.value[CABE_KNOB_DTYPE]));
     view->n_parameters = cabe_model_n_params(model);
+    if (!view->family[0])
+        snprintf(view->family, sizeof view->family, "%s", cabe_model_kind_name(config->kind));
+    if (!view->quantisation[0])
+        snprintf(view->quantisation, sizeof view->quantisation, "%s", cabe_dtype_name(cabe_model_main_dtype(model)));
     view->width = config->width;
     view->context = l->generator ? plan->knobs.value[CABE_KNOB_CONTEXT] : config->max_tokens;
     view->n_seqs = l->generator ? (int32_t)plan->knobs.value[CABE_KNOB_SEQUENCES] : 1;

@@ -160,6 +160,56 @@ static void view_of(const struct cabe_service_entry *e, struct cabe_service_mode
     out->tokens_per_s = cabe_meter_rate(&e->meter, now_ns);
 }
 
+/* Family, type and parameters, from the headers of its files. */
+static void read_headers(const char *path, struct cabe_service_model *view, int *kind)
+{
+    struct cabe_source_summary summary;
+    struct cabe_source *source;
+    struct cabe_model *model;
+
+    if (cabe_source_open(&source, path, NULL) != CABE_OK)
+        return;
+    cabe_source_summarise(source, &summary);
+    snprintf(view->family, sizeof view->family, "%.*s", (int)sizeof view->family - 1, summary.architecture);
+    snprintf(view->quantisation, sizeof view->quantisation, "%.*s", (int)sizeof view->quantisation - 1, summary.type);
+    view->n_parameters = summary.n_params;
+    if (cabe_model_describe(&model, source, NULL) == CABE_OK) {
+        *kind = cabe_model_config(model)->kind == CABE_MODEL_DECODER;
+        view->writes = *kind;
+        view->width = cabe_model_config(model)->width;
+        cabe_model_close(model);
+    }
+    cabe_source_close(source);
+}
+
+/* What is known of its files is read once, and again when they have changed. */
+static void look_at_file(struct cabe_service_entry *e)
+{
+    struct cabe_service_model seen = {0};
+    int kind = -1, looked;
+
+    cabe_model_learn_file(&seen, e->path);
+    pthread_mutex_lock(&e->service->lock);
+    looked = e->is_seen && e->view.modified_s == seen.modified_s && e->view.file_bytes == seen.file_bytes;
+    pthread_mutex_unlock(&e->service->lock);
+    if (looked)
+        return;
+    read_headers(e->path, &seen, &kind);
+    pthread_mutex_lock(&e->service->lock);
+    e->is_seen = 1;
+    e->view.modified_s = seen.modified_s;
+    e->view.file_bytes = seen.file_bytes;
+    memcpy(e->view.family, seen.family, sizeof seen.family);
+    memcpy(e->view.quantisation, seen.quantisation, sizeof seen.quantisation);
+    e->view.n_parameters = seen.n_parameters;
+    if (e->view.state == CABE_SERVICE_ABSENT && kind >= 0) {
+        e->kind = kind;
+        e->view.writes = seen.writes;
+        e->view.width = seen.width;
+    }
+    pthread_mutex_unlock(&e->service->lock);
+}
+
 enum cabe_status cabe_service_model(struct cabe_service *service, const char *name, struct cabe_service_model *out,
                                     struct cabe_error *err)
 {
@@ -168,50 +218,40 @@ enum cabe_status cabe_service_model(struct cabe_service *service, const char *na
 
     if (status != CABE_OK)
         return status;
+    look_at_file(e);
     pthread_mutex_lock(&service->lock);
     view_of(e, out);
     pthread_mutex_unlock(&service->lock);
     return CABE_OK;
 }
 
-/* A model of the store that nobody has asked for. */
-static void view_of_file(struct cabe_service *service, const char *name, struct cabe_service_model *out)
+static int is_stored(const struct cabe_store_entry *stored, size_t n_stored, const char *name)
 {
-    char path[CABE_STORE_PATH_MAX];
-
-    memset(out, 0, sizeof *out);
-    snprintf(out->name, sizeof out->name, "%s", name);
-    out->keep_alive_s = service->config.keep_alive_s;
-    if (cabe_store_path(name, path, NULL) != CABE_OK)
-        return;
-    snprintf(out->path, sizeof out->path, "%.*s", (int)sizeof out->path - 1, path);
-    cabe_model_learn_file(out, path);
+    for (size_t i = 0; i < n_stored; i++)
+        if (strcmp(stored[i].name, name) == 0)
+            return 1;
+    return 0;
 }
 
 size_t cabe_service_models(struct cabe_service *service, struct cabe_service_model *out, size_t n_max)
 {
     struct cabe_store_entry *stored = NULL;
+    struct cabe_service_entry *e;
     size_t n_stored = 0, n = 0;
 
     if (cabe_store_list(&stored, &n_stored, NULL) != CABE_OK)
         n_stored = 0;
+    for (size_t i = 0; i < n_stored; i++)
+        (void)!cabe_entry_find(&e, service, stored[i].name, NULL);
     pthread_mutex_lock(&service->lock);
-    for (struct cabe_service_entry *e = service->entries; e; e = e->next) {
-        int is_stored = 0;
-
-        for (size_t i = 0; i < n_stored && !is_stored; i++)
-            is_stored = strcmp(stored[i].name, e->view.name) == 0;
-        if (!is_stored && !e->is_added && e->view.state == CABE_SERVICE_ABSENT)
+    for (e = service->entries; e; e = e->next) { /* entries stay, new ones come in front */
+        if (!e->is_added && e->view.state == CABE_SERVICE_ABSENT && !is_stored(stored, n_stored, e->view.name))
             continue; /* removed from the store since it was asked for */
+        pthread_mutex_unlock(&service->lock);
+        look_at_file(e);
+        pthread_mutex_lock(&service->lock);
         if (n < n_max)
             view_of(e, &out[n]);
-        n++;
-    }
-    for (size_t i = 0; i < n_stored; i++) {
-        if (find(service, stored[i].name))
-            continue;
-        if (n < n_max)
-            view_of_file(service, stored[i].name, &out[n]);
         n++;
     }
     pthread_mutex_unlock(&service->lock);
