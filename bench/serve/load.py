@@ -120,9 +120,12 @@ async def post(url, path, body, headers=(), limit=600):
     return answer
 
 
+RUN = time.time_ns()
+
+
 def prompt_of(n_tokens, seed):
-    """Words of about so many tokens; no two alike, so that no cache helps."""
-    draw = random.Random(seed)
+    """Words of about so many tokens; no two alike, not even in two runs, so that no cache helps."""
+    draw = random.Random(hash((RUN, seed)))
     return " ".join(draw.choice(WORDS) for _ in range(max(1, round(n_tokens / 1.15))))
 
 
