@@ -5,7 +5,7 @@ FUZZ_SECONDS ?= 60
 MEMORY ?= 400M
 BUILD := build/release
 
-.PHONY: all setup check demo models bench fuzz install clean help
+.PHONY: all setup check check-e2e demo models bench fuzz install clean help
 
 all: setup ## build the release (build/release/cabe)
 	@cmake --preset release >/dev/null
@@ -19,6 +19,9 @@ check: ## everything that must pass: tests, sanitizers, clang, an outside consum
 
 models: all ## fetch two small models (182 MB) into the store, to chat and to embed
 	@scripts/models $(BUILD)/cabe
+
+check-e2e: all ## real clients against the server: openai, ollama, LangChain
+	@scripts/check-e2e $(BUILD)/cabe
 
 demo: all ## read three stories with real weights, inside a stated byte budget
 	@MEMORY=$(MEMORY) scripts/demo $(BUILD)/cabe
@@ -36,5 +39,5 @@ clean: ## remove everything that was built or fetched
 	rm -rf build
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
-		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | \
+		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-9s %s\n' "$$name" "$$text"; done
