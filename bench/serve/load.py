@@ -7,7 +7,7 @@ usage: load.py COMMAND --url URL [--url URL...] [OPTIONS]
             (--trace azure_conv.csv, divided by --scale); several --url are measured in turn, --repeats times.
             Prints goodput, p95 time to the first token and between tokens, and the ratio to the first URL.
   inject    --clients that stream, then a prompt of --prompt-tokens among them: p95 between tokens before and during.
-  overload  --rate requests a second for --seconds, a tenth of them CRITICAL: p95 to the first token by class, time of
+  overload  --rate requests a second for --seconds, a share --critical of them CRITICAL: p95 to the first token by class, time of
             refusals, goodput, and the server's resident memory (--pid).
   embed     --clients that send one sentence each: sentences a second.
   switch    the models A and B (--models A,B) asked in turn: seconds to the first token.
@@ -226,6 +226,7 @@ async def overload(args):
     url, draw, tasks, answers = args.url[0], random.Random(1), [], []
     began, number = time.monotonic(), 0
     memory = []
+    weights = [args.critical, *((1 - args.critical) * share for share in (.2, .6, .2))]
 
     async def one(class_):
         answer = await post(url, "/v1/completions", completion(args.model, args.prompt_tokens, args.new, number),
@@ -233,7 +234,7 @@ async def overload(args):
         answers.append((class_, answer))
 
     while time.monotonic() - began < args.seconds:
-        class_ = draw.choices(["critical", "high", "normal", "low"], [1, 2, 5, 2])[0]
+        class_ = draw.choices(["critical", "high", "normal", "low"], weights)[0]
         tasks.append(asyncio.create_task(one(class_)))
         number += 1
         if args.pid and number % 50 == 0:
@@ -308,6 +309,7 @@ def main():
     parser.add_argument("--prompt-tokens", type=int, default=32000)
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rate", type=float, default=20)
+    parser.add_argument("--critical", type=float, default=.02)
     parser.add_argument("--pid", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
