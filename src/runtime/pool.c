@@ -1,4 +1,4 @@
-#include "runtime/pool.h"
+#include "runtime/pool_impl.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -13,40 +13,14 @@
 
 /* How often one load is tried again after the ledger refused it although the pool had seen room. */
 #define TRIES_MAX 8
-#define CANCEL_LOOK_MS 50
+#define CANCEL_LOOK_NS UINT64_C(50000000)
 /* Of a step inside cabe_pool_acquire(): things have changed, look the key up again. */
 #define LOOK_AGAIN ((enum cabe_status)0x7FFF)
 
-/*
- * An object, or its making. Linked in the pool while it can be asked for; a use holds the entry by n_uses, a
- * thread that waits for its load or unload by n_waiting. What is neither linked nor held is freed.
- */
-struct cabe_pool_use {
-    struct cabe_pool_use *next, *previous; /* least recently used first */
-    int is_linked;
-    int is_failed;
-    int is_measured;
-    enum cabe_pool_state state;
-    int n_uses, n_waiting;
-    void *object;
-    void (*unload)(void *object);
-    struct cabe_pool_bytes bytes;
-    struct cabe_error error; /* of a failed load: its waiters read it */
-    uint64_t load_ns, idle_since_ns, n_acquires;
-    char key[];
-};
-
-struct cabe_pool {
-    struct cabe_ledger *ledger;
-    struct cabe_log *log;
-    pthread_mutex_t lock;
-    pthread_cond_t changed; /* a load or an unload ended, a use was released */
-    struct cabe_pool_use *first, *last;
-    int n_entries;
-    int n_busy;       /* loads and unloads that run now: each ends without waiting for another */
-    uint64_t n_ended; /* loads, unloads and uses that have ended: when it moves, room may have appeared */
-    struct cabe_pool_stats stats;
-};
+uint64_t cabe_pool_now(const struct cabe_pool *pool)
+{
+    return pool->config.clock ? pool->config.clock(pool->config.clock_self) : cabe_clock_ns();
+}
 
 enum cabe_status cabe_pool_open(struct cabe_pool **out, struct cabe_ledger *ledger, struct cabe_log *log,
                                 struct cabe_error *err)
@@ -59,6 +33,7 @@ enum cabe_status cabe_pool_open(struct cabe_pool **out, struct cabe_ledger *ledg
         return cabe_fail(err, CABE_ERR_OOM, "pool: %zu bytes", sizeof *pool);
     pool->ledger = ledger;
     pool->log = log;
+    pool->last_key = -1;
     pthread_mutex_init(&pool->lock, NULL);
     pthread_condattr_init(&attributes);
     pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
@@ -68,9 +43,17 @@ enum cabe_status cabe_pool_open(struct cabe_pool **out, struct cabe_ledger *ledg
     return CABE_OK;
 }
 
+void cabe_pool_configure(struct cabe_pool *pool, const struct cabe_pool_config *config)
+{
+    pthread_mutex_lock(&pool->lock);
+    pool->config = *config;
+    pthread_cond_broadcast(&pool->changed);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 /* ---- The list. All under the lock. ---- */
 
-static struct cabe_pool_use *find(struct cabe_pool *pool, const char *key)
+struct cabe_pool_use *cabe_pool_find(struct cabe_pool *pool, const char *key)
 {
     struct cabe_pool_use *entry = pool->first;
 
@@ -97,10 +80,13 @@ static void unlink_entry(struct cabe_pool *pool, struct cabe_pool_use *entry)
     pool->n_entries--;
 }
 
-static void free_if_unheld(struct cabe_pool_use *entry)
+void cabe_pool_free_if_unheld(struct cabe_pool_use *entry)
 {
-    if (!entry->is_linked && entry->n_uses == 0 && entry->n_waiting == 0)
-        cabe_free(entry);
+    if (entry->is_linked || entry->n_uses > 0 || entry->n_waiting > 0)
+        return;
+    if (entry->memory)
+        entry->memory->held--;
+    cabe_free(entry);
 }
 
 static void announce(struct cabe_pool *pool)
@@ -109,17 +95,20 @@ static void announce(struct cabe_pool *pool)
     pthread_cond_broadcast(&pool->changed);
 }
 
-/* Waits for any change; with a `cancel` to look at, not for long. */
-static void wait_for_change(struct cabe_pool *pool, const struct cabe_cancel *cancel)
+void cabe_pool_wait(struct cabe_pool *pool, uint64_t until_ns, const struct cabe_cancel *cancel)
 {
+    uint64_t now_ns = cabe_pool_now(pool), wait_ns = until_ns > now_ns ? until_ns - now_ns : 1;
     struct timespec until;
 
-    if (!cancel) {
+    if (!cancel && until_ns == 0) {
         pthread_cond_wait(&pool->changed, &pool->lock);
         return;
     }
+    if (until_ns == 0 || (cancel && wait_ns > CANCEL_LOOK_NS))
+        wait_ns = CANCEL_LOOK_NS;
     clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += CANCEL_LOOK_MS * 1000000;
+    until.tv_sec += (time_t)(wait_ns / 1000000000);
+    until.tv_nsec += (long)(wait_ns % 1000000000);
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
     pthread_cond_timedwait(&pool->changed, &pool->lock, &until);
@@ -127,8 +116,7 @@ static void wait_for_change(struct cabe_pool *pool, const struct cabe_cancel *ca
 
 /* ---- Unloading ---- */
 
-/* Under the lock, which it gives up meanwhile. The entry is idle; nobody finds it so afterwards. */
-static void unload_entry(struct cabe_pool *pool, struct cabe_pool_use *entry)
+void cabe_pool_unload_entry(struct cabe_pool *pool, struct cabe_pool_use *entry)
 {
     assert(entry->state == CABE_POOL_IDLE);
     entry->state = CABE_POOL_UNLOADING;
@@ -144,140 +132,7 @@ static void unload_entry(struct cabe_pool *pool, struct cabe_pool_use *entry)
     pool->stats.n_resident--;
     unlink_entry(pool, entry);
     announce(pool);
-    free_if_unheld(entry);
-}
-
-/* ---- Making room. All under the lock. ---- */
-
-static uint64_t free_bytes(const struct cabe_pool *pool, int device)
-{
-    return cabe_ledger_free_bytes(pool->ledger, device);
-}
-
-static int is_enough(const struct cabe_pool *pool, const uint64_t wanted[CABE_DEVICES_MAX])
-{
-    for (int d = 0; d < CABE_DEVICES_MAX; d++)
-        if (wanted[d] > 0 && free_bytes(pool, d) < wanted[d])
-            return 0;
-    return 1;
-}
-
-static uint64_t add(uint64_t a, uint64_t b)
-{
-    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
-}
-
-/*
- * By how much `wanted` does not fit into `room` and what the `n` oldest idle entries but `skipped` hold; and
- * where.
- */
-static uint64_t missing_after(const struct cabe_pool *pool, const uint64_t room[CABE_DEVICES_MAX],
-                              const uint64_t wanted[CABE_DEVICES_MAX], int n,
-                              const struct cabe_pool_use *skipped, int *device)
-{
-    for (int d = 0; d < CABE_DEVICES_MAX; d++) {
-        uint64_t sum = room[d];
-        int seen = 0;
-
-        for (const struct cabe_pool_use *e = pool->first; e && seen < n; e = e->next) {
-            if (e->state != CABE_POOL_IDLE)
-                continue;
-            seen++;
-            if (e != skipped)
-                sum = add(sum, e->bytes.resident[d]);
-        }
-        if (sum < wanted[d]) {
-            *device = d;
-            return wanted[d] - sum;
-        }
-    }
-    return 0;
-}
-
-/*
- * The idle entry to unload first for `wanted`: the oldest of the fewest oldest that make enough room, leaving
- * out those without which the others would do (a small old one survives where a large younger one must go
- * anyway). NULL: all idle ones together would not do, *missing says by how much; or there is room by now,
- * *missing is 0.
- */
-static struct cabe_pool_use *choose_victim(const struct cabe_pool *pool,
-                                           const uint64_t wanted[CABE_DEVICES_MAX], uint64_t *missing,
-                                           int *device)
-{
-    uint64_t room[CABE_DEVICES_MAX]; /* one reading: the ledger has other customers */
-    int n = 0, ignored;
-
-    for (int d = 0; d < CABE_DEVICES_MAX; d++)
-        room[d] = wanted[d] > 0 ? free_bytes(pool, d) : 0;
-    *missing = missing_after(pool, room, wanted, CABE_POOL_MAX, NULL, device);
-    if (*missing > 0) {
-        /* Nobody knows what an entry without measure() holds: it may be enough. */
-        for (struct cabe_pool_use *e = pool->first; e; e = e->next)
-            if (e->state == CABE_POOL_IDLE && !e->is_measured)
-                return e;
-        return NULL;
-    }
-    while (missing_after(pool, room, wanted, n, NULL, &ignored) > 0)
-        n++;
-    for (struct cabe_pool_use *e = pool->first; e; e = e->next)
-        if (e->state == CABE_POOL_IDLE && missing_after(pool, room, wanted, n, e, &ignored) > 0)
-            return e; /* the youngest of the n is such a one, if no other is */
-    return NULL;
-}
-
-static enum cabe_status refuse(const struct cabe_pool *pool, const char *key,
-                               const uint64_t wanted[CABE_DEVICES_MAX], uint64_t missing, int device,
-                               struct cabe_error *err)
-{
-    char name[24] = "host";
-    uint64_t idle = 0, used = 0;
-
-    for (const struct cabe_pool_use *e = pool->first; e; e = e->next)
-        if (e->state != CABE_POOL_LOADING)
-            *(e->state == CABE_POOL_IDLE ? &idle : &used) += e->bytes.resident[device];
-    if (device != CABE_HOST)
-        snprintf(name, sizeof name, "device %d", device);
-    cabe_fail(
-        err, CABE_ERR_BUDGET,
-        "%s: needs %llu bytes of %s memory; free are %llu, idle objects hold %llu, objects in use %llu; %llu "
-        "bytes are missing",
-        key, (unsigned long long)wanted[device], name, (unsigned long long)free_bytes(pool, device),
-        (unsigned long long)idle, (unsigned long long)used, (unsigned long long)missing);
-    if (err)
-        err->missing_bytes = missing;
-    return CABE_ERR_BUDGET;
-}
-
-static enum cabe_status make_room(struct cabe_pool *pool, const char *key,
-                                  const uint64_t wanted[CABE_DEVICES_MAX], const struct cabe_cancel *cancel,
-                                  struct cabe_error *err)
-{
-    while (!is_enough(pool, wanted)) {
-        uint64_t missing;
-        int device = CABE_HOST;
-        struct cabe_pool_use *victim = choose_victim(pool, wanted, &missing, &device);
-
-        if (cabe_cancelled(cancel))
-            return cabe_fail(err, CABE_ERR_CANCELLED, "%s: cancelled while room was made", key);
-        if (victim) {
-            pool->stats.n_evictions++;
-            unload_entry(pool, victim);
-        } else if (missing > 0 && pool->n_busy > 0) {
-            wait_for_change(pool, cancel);
-        } else if (missing > 0) {
-            return refuse(pool, key, wanted, missing, device, err);
-        }
-    }
-    return CABE_OK;
-}
-
-static struct cabe_pool_use *oldest_idle(struct cabe_pool *pool)
-{
-    struct cabe_pool_use *entry = pool->first;
-
-    while (entry && entry->state != CABE_POOL_IDLE)
-        entry = entry->next;
-    return entry;
+    cabe_pool_free_if_unheld(entry);
 }
 
 /* ---- Loading ---- */
@@ -288,15 +143,15 @@ static struct cabe_pool_use *oldest_idle(struct cabe_pool *pool)
  */
 static int can_try_again(struct cabe_pool *pool, uint64_t n_ended, const struct cabe_cancel *cancel)
 {
-    struct cabe_pool_use *victim = oldest_idle(pool);
+    struct cabe_pool_use *victim = cabe_pool_least(pool);
 
     if (victim) {
         pool->stats.n_evictions++;
-        unload_entry(pool, victim);
+        cabe_pool_unload_entry(pool, victim);
         return 1;
     }
     if (pool->n_busy > 0) {
-        wait_for_change(pool, cancel);
+        cabe_pool_wait(pool, 0, cancel);
         return 1;
     }
     return pool->n_ended != n_ended;
@@ -320,15 +175,15 @@ static enum cabe_status load(struct cabe_pool *pool, struct cabe_pool_use *entry
         uint64_t n_ended, load_ns;
         void *object = NULL;
 
-        status = make_room(pool, entry->key, entry->bytes.peak, cancel, err);
+        status = cabe_pool_room(pool, entry->key, entry->bytes.peak, cancel, err);
         if (status != CABE_OK)
             return status;
         n_ended = pool->n_ended;
         pool->n_busy++;
         pthread_mutex_unlock(&pool->lock);
-        load_ns = cabe_clock_ns();
+        load_ns = cabe_pool_now(pool);
         status = source->load(source->self, cancel, &object, err);
-        load_ns = cabe_clock_ns() - load_ns;
+        load_ns = cabe_pool_now(pool) - load_ns;
         log_load(pool, entry->key, status, load_ns);
         pthread_mutex_lock(&pool->lock);
         pool->n_busy--;
@@ -343,7 +198,8 @@ static enum cabe_status load(struct cabe_pool *pool, struct cabe_pool_use *entry
     }
 }
 
-static struct cabe_pool_use *new_entry(const char *key, const struct cabe_pool_source *source)
+static struct cabe_pool_use *new_entry(const char *key, struct cabe_pool_key *memory,
+                                       const struct cabe_pool_source *source)
 {
     size_t bytes = strlen(key) + 1;
     struct cabe_pool_use *entry = cabe_calloc(1, sizeof *entry + bytes);
@@ -353,6 +209,9 @@ static struct cabe_pool_use *new_entry(const char *key, const struct cabe_pool_s
     memcpy(entry->key, key, bytes);
     entry->state = CABE_POOL_LOADING;
     entry->unload = source->unload;
+    entry->memory = memory;
+    if (memory)
+        memory->held++;
     return entry;
 }
 
@@ -366,6 +225,8 @@ static void load_succeeded(struct cabe_pool *pool, struct cabe_pool_use *entry)
     pool->stats.n_loads++;
     pool->stats.n_resident++;
     pool->stats.load_ns += entry->load_ns;
+    if (entry->memory)
+        entry->memory->load_ns = entry->load_ns;
     unlink_entry(pool, entry);
     link_last(pool, entry);
 }
@@ -399,7 +260,7 @@ static enum cabe_status measure(struct cabe_pool *pool, struct cabe_pool_use *en
     return status;
 }
 
-static enum cabe_status load_first(struct cabe_pool *pool, const char *key,
+static enum cabe_status load_first(struct cabe_pool *pool, const char *key, struct cabe_pool_key *memory,
                                    const struct cabe_pool_source *source, const struct cabe_cancel *cancel,
                                    struct cabe_pool_use **use, struct cabe_error *err)
 {
@@ -408,16 +269,16 @@ static enum cabe_status load_first(struct cabe_pool *pool, const char *key,
     enum cabe_status status;
 
     while (pool->n_entries >= CABE_POOL_MAX) {
-        entry = oldest_idle(pool);
+        entry = cabe_pool_least(pool);
         if (!entry)
             return cabe_fail(err, CABE_ERR_LIMIT, "%s: %d objects are in use, and the pool holds no more",
                              key, CABE_POOL_MAX);
         pool->stats.n_evictions++;
-        unload_entry(pool, entry);
-        if (find(pool, key))
+        cabe_pool_unload_entry(pool, entry);
+        if (cabe_pool_find(pool, key))
             return LOOK_AGAIN; /* somebody began to load it meanwhile */
     }
-    entry = new_entry(key, source);
+    entry = new_entry(key, memory, source);
     if (!entry)
         return cabe_fail(err, CABE_ERR_OOM, "%s: pool entry", key);
     link_last(pool, entry);
@@ -434,7 +295,7 @@ static enum cabe_status load_first(struct cabe_pool *pool, const char *key,
             *err = error;
     }
     announce(pool);
-    free_if_unheld(entry);
+    cabe_pool_free_if_unheld(entry);
     return status;
 }
 
@@ -450,10 +311,10 @@ static enum cabe_status wait_for(struct cabe_pool *pool, struct cabe_pool_use *e
     while (is_load ? entry->state == CABE_POOL_LOADING && !entry->is_failed : entry->is_linked) {
         if (cabe_cancelled(cancel)) {
             entry->n_waiting--;
-            free_if_unheld(entry);
+            cabe_pool_free_if_unheld(entry);
             return cabe_fail(err, CABE_ERR_CANCELLED, "%s: cancelled while it was loaded", entry->key);
         }
-        wait_for_change(pool, cancel);
+        cabe_pool_wait(pool, 0, cancel);
     }
     entry->n_waiting--;
     if (is_load && !entry->is_failed) {
@@ -467,34 +328,55 @@ static enum cabe_status wait_for(struct cabe_pool *pool, struct cabe_pool_use *e
         if (err)
             *err = entry->error;
     }
-    free_if_unheld(entry);
+    cabe_pool_free_if_unheld(entry);
     return status;
 }
 
-enum cabe_status cabe_pool_acquire(struct cabe_pool *pool, const char *key,
-                                   const struct cabe_pool_source *source, const struct cabe_cancel *cancel,
-                                   struct cabe_pool_use **use, struct cabe_error *err)
+static enum cabe_status acquire(struct cabe_pool *pool, const char *key, struct cabe_pool_key *memory,
+                                const struct cabe_pool_source *source, const struct cabe_cancel *cancel,
+                                struct cabe_pool_use **use, struct cabe_error *err)
 {
-    enum cabe_status status = LOOK_AGAIN;
+    struct cabe_pool_use *entry = cabe_pool_find(pool, key);
+
+    if (!entry)
+        return load_first(pool, key, memory, source, cancel, use, err);
+    if (entry->state == CABE_POOL_LOADING || entry->state == CABE_POOL_UNLOADING)
+        return wait_for(pool, entry, cancel, use, err);
+    if (entry->state == CABE_POOL_IDLE && entry->is_wanted) { /* it is about to go */
+        cabe_pool_wait(pool, 0, cancel);
+        return cabe_cancelled(cancel) ? cabe_fail(err, CABE_ERR_CANCELLED, "%s: cancelled", key) : LOOK_AGAIN;
+    }
+    entry->n_uses++;
+    entry->n_acquires++;
+    entry->state = CABE_POOL_IN_USE;
+    pool->stats.n_hits++;
+    *use = entry;
+    return CABE_OK;
+}
+
+enum cabe_status cabe_pool_acquire(struct cabe_pool *pool, const char *key, const struct cabe_pool_source *source,
+                                   const struct cabe_cancel *cancel, struct cabe_pool_use **use,
+                                   struct cabe_error *err)
+{
+    struct cabe_pool_key *memory;
+    enum cabe_status status;
 
     *use = NULL;
     pthread_mutex_lock(&pool->lock);
-    while (status == LOOK_AGAIN) {
-        struct cabe_pool_use *entry = find(pool, key);
-
-        if (!entry) {
-            status = load_first(pool, key, source, cancel, use, err);
-        } else if (entry->state == CABE_POOL_LOADING || entry->state == CABE_POOL_UNLOADING) {
-            status = wait_for(pool, entry, cancel, use, err);
-        } else {
-            entry->n_uses++;
-            entry->n_acquires++;
-            entry->state = CABE_POOL_IN_USE;
-            pool->stats.n_hits++;
-            *use = entry;
-            status = CABE_OK;
-        }
+    memory = cabe_pool_key_get(pool, key, &status);
+    if (status == CABE_ERR_OOM) {
+        pthread_mutex_unlock(&pool->lock);
+        return cabe_fail(err, CABE_ERR_OOM, "%s: pool entry", key);
     }
+    if (memory) { /* no room to remember it is no reason to refuse it */
+        cabe_pool_key_asked(pool, memory);
+        memory->held++;
+    }
+    do
+        status = acquire(pool, key, memory, source, cancel, use, err);
+    while (status == LOOK_AGAIN);
+    if (memory)
+        memory->held--;
     pthread_mutex_unlock(&pool->lock);
     return status;
 }
@@ -512,7 +394,8 @@ void cabe_pool_release(struct cabe_pool *pool, struct cabe_pool_use *use)
     assert(use->n_uses > 0);
     if (--use->n_uses == 0) {
         use->state = CABE_POOL_IDLE;
-        use->idle_since_ns = cabe_clock_ns();
+        use->idle_since_ns = cabe_pool_now(pool);
+        pool->is_untrimmed = 1;
         unlink_entry(pool, use);
         link_last(pool, use);
         announce(pool);
@@ -530,7 +413,7 @@ enum cabe_status cabe_pool_make_room(struct cabe_pool *pool, int device, uint64_
         return cabe_fail(err, CABE_ERR_ARGUMENT, "no device %d", device);
     wanted[device] = bytes;
     pthread_mutex_lock(&pool->lock);
-    status = make_room(pool, "room", wanted, NULL, err);
+    status = cabe_pool_room(pool, "room", wanted, NULL, err);
     pthread_mutex_unlock(&pool->lock);
     return status;
 }
@@ -541,13 +424,13 @@ enum cabe_status cabe_pool_unload(struct cabe_pool *pool, const char *key, struc
     struct cabe_pool_use *entry;
 
     pthread_mutex_lock(&pool->lock);
-    entry = find(pool, key);
+    entry = cabe_pool_find(pool, key);
     if (!entry)
         status = cabe_fail(err, CABE_ERR_NOT_FOUND, "%s: not loaded", key);
     else if (entry->state != CABE_POOL_IDLE)
         status = cabe_fail(err, CABE_ERR_BUSY, "%s: in use %d times", key, entry->n_uses);
     else
-        unload_entry(pool, entry);
+        cabe_pool_unload_entry(pool, entry);
     pthread_mutex_unlock(&pool->lock);
     return status;
 }
@@ -558,11 +441,49 @@ int cabe_pool_unload_idle(struct cabe_pool *pool)
     int n = 0;
 
     pthread_mutex_lock(&pool->lock);
-    while ((entry = oldest_idle(pool))) {
-        unload_entry(pool, entry);
+    while ((entry = cabe_pool_least(pool))) {
+        cabe_pool_unload_entry(pool, entry);
         n++;
     }
     pthread_mutex_unlock(&pool->lock);
+    return n;
+}
+
+/* Something that has been idle for longer than it is kept alive. */
+static struct cabe_pool_use *expired(const struct cabe_pool *pool, uint64_t now_ns)
+{
+    for (struct cabe_pool_use *e = pool->first; e; e = e->next)
+        if (e->state == CABE_POOL_IDLE && e->memory && !e->memory->pinned && e->memory->keep_alive_ns != UINT64_MAX &&
+            now_ns - e->idle_since_ns >= e->memory->keep_alive_ns)
+            return e;
+    return NULL;
+}
+
+static int is_quiet(const struct cabe_pool *pool)
+{
+    for (const struct cabe_pool_use *e = pool->first; e; e = e->next)
+        if (e->state != CABE_POOL_IDLE)
+            return 0;
+    return 1;
+}
+
+int cabe_pool_tick(struct cabe_pool *pool)
+{
+    struct cabe_pool_use *entry;
+    int n = 0, trim;
+
+    pthread_mutex_lock(&pool->lock);
+    while ((entry = expired(pool, cabe_pool_now(pool)))) {
+        pool->stats.n_expired++;
+        cabe_pool_unload_entry(pool, entry);
+        n++;
+    }
+    trim = pool->is_untrimmed && is_quiet(pool); /* what requests have left behind on the heap */
+    if (trim)
+        pool->is_untrimmed = 0;
+    pthread_mutex_unlock(&pool->lock);
+    if (trim)
+        cabe_memory_trim();
     return n;
 }
 
@@ -570,8 +491,11 @@ void cabe_pool_close(struct cabe_pool *pool)
 {
     if (!pool)
         return;
+    for (int i = 0; i < CABE_POOL_MAX; i++)
+        pool->keys[i].pinned = 0;
     cabe_pool_unload_idle(pool);
     assert(pool->n_entries == 0);
+    cabe_pool_keys_free(pool);
     pthread_cond_destroy(&pool->changed);
     pthread_mutex_destroy(&pool->lock);
     cabe_free(pool);
@@ -586,16 +510,19 @@ void cabe_pool_stats(struct cabe_pool *pool, struct cabe_pool_stats *stats)
 
 size_t cabe_pool_list(struct cabe_pool *pool, struct cabe_pool_item *out, size_t n_max)
 {
-    uint64_t now_ns = cabe_clock_ns();
+    uint64_t now_ns;
     size_t n = 0;
 
     pthread_mutex_lock(&pool->lock);
+    now_ns = cabe_pool_now(pool);
     for (const struct cabe_pool_use *e = pool->first; e && n < n_max; e = e->next, n++) {
         out[n] = (struct cabe_pool_item){.state = e->state,
                                          .n_uses = e->n_uses,
                                          .bytes = e->bytes,
                                          .load_ns = e->load_ns,
-                                         .n_acquires = e->n_acquires};
+                                         .n_acquires = e->n_acquires,
+                                         .pinned = e->memory && e->memory->pinned,
+                                         .keep_alive_ns = e->memory ? e->memory->keep_alive_ns : UINT64_MAX};
         memcpy(out[n].key, e->key, cabe_utf8_cut(e->key, sizeof out[n].key - 1));
         if (e->state == CABE_POOL_IDLE && now_ns > e->idle_since_ns)
             out[n].idle_ns = now_ns - e->idle_since_ns;

@@ -121,7 +121,7 @@ int cabe_pool_should_yield(struct cabe_pool *pool, const struct cabe_pool_use *u
 void cabe_pool_release(struct cabe_pool *pool, struct cabe_pool_use *use); /* NULL is fine */
 
 /*
- * Unloads idle objects, oldest first, until `bytes` are free on `device`; CABE_ERR_BUDGET when that cannot
+ * Unloads idle objects, the least valued first, until `bytes` are free on `device`; CABE_ERR_BUDGET when that cannot
  * be.
  */
 CABE_CHECKED enum cabe_status cabe_pool_make_room(struct cabe_pool *pool, int device, uint64_t bytes,
@@ -129,7 +129,7 @@ CABE_CHECKED enum cabe_status cabe_pool_make_room(struct cabe_pool *pool, int de
 /* CABE_ERR_BUSY: in use or loading. CABE_ERR_NOT_FOUND: not resident. */
 CABE_CHECKED enum cabe_status cabe_pool_unload(struct cabe_pool *pool, const char *key,
                                                struct cabe_error *err);
-/* Unloads everything that is idle; returns how many. */
+/* Unloads everything that is idle and not pinned; returns how many. */
 int cabe_pool_unload_idle(struct cabe_pool *pool);
 
 /*

@@ -187,6 +187,7 @@ static void kept_until_there_is_no_room(void **state)
     struct cabe_pool_item items[4];
 
     (void)state;
+    cabe_pool_configure(pool, &(struct cabe_pool_config){.policy = CABE_POOL_LRU});
     use_once(pool, &a);
     use_once(pool, &b);
     use_once(pool, &a); /* now b is the least recently used */
