@@ -10,8 +10,8 @@
 
 #define PIECE 100      /* pairs, or members of groups, of one part of the result */
 #define TEXT_SHOWN 400 /* bytes of a sentence in the report */
-#define TRIES 5        /* when others took the room between the plan and its use */
-#define RETRY_NS 300000000L
+#define TRIES 40       /* when others took the room between the plan and its use: ten seconds */
+#define RETRY_NS 250000000L
 
 struct analysis {
     struct cabe_server *server;

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -121,6 +122,14 @@ static void keep(struct cabe_events *events, uint64_t id, const char *event, cha
     events->kept_bytes += bytes;
 }
 
+static double now_s(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)(now.tv_nsec / 1000000) / 1e3;
+}
+
 void cabe_events_publish(struct cabe_events *events, const char *event, json_t *data)
 {
     int is_sample = strcmp(event, "sample") == 0; /* the next one replaces it: not kept */
@@ -131,6 +140,8 @@ void cabe_events_publish(struct cabe_events *events, const char *event, json_t *
         json_decref(data);
         return;
     }
+    if (json_is_object(data) && !json_object_get(data, "time"))
+        json_object_set_new(data, "time", json_real(now_s()));
     text = cabe_stream_line(data);
     json_decref(data);
     if (!text)

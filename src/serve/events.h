@@ -14,7 +14,7 @@
 CABE_CHECKED enum cabe_status cabe_events_open(struct cabe_events **out, struct cabe_server *server,
                                                struct cabe_error *err);
 void cabe_events_close(struct cabe_events *events); /* NULL is fine */
-/* Takes the reference to `data` (an object). */
+/* Takes the reference to `data`, an object; it gets a "time" (Unix, seconds) if it has none. */
 void cabe_events_publish(struct cabe_events *events, const char *event, json_t *data);
 size_t cabe_events_n_listeners(struct cabe_events *events);
 

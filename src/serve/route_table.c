@@ -12,6 +12,7 @@ static const struct cabe_route *const tables[] = {
     cabe_job_routes,
     cabe_observe_routes,
     cabe_event_routes,
+    cabe_dashboard_routes,
     NULL,
 };
 

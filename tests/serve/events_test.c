@@ -87,18 +87,18 @@ static void test_listeners_hear(void **state)
     assert_int_equal(all.status, 200);
     assert_int_equal(socket.status, 101);
     assert_string_equal(all.type, "text/event-stream");
-    cabe_events_publish(events, "job", json_pack("{s:s}", "id", "a"));
-    cabe_events_publish(events, "sample", json_pack("{s:i}", "x", 1));
+    cabe_events_publish(events, "job", json_pack("{s:s,s:i}", "id", "a", "time", 5));
+    cabe_events_publish(events, "sample", json_pack("{s:i,s:i}", "x", 1, "time", 5));
     told(told_self, CABE_SERVICE_EVENT_LOADED, "m", 1.5);
-    has(&all, "event: job\nid: 1\ndata: {\"id\":\"a\"}\n\n");
-    has(&all, "event: sample\ndata: {\"x\":1}\n\n");
+    has(&all, "event: job\nid: 1\ndata: {\"id\":\"a\",\"time\":5}\n\n");
+    has(&all, "event: sample\ndata: {\"x\":1,\"time\":5}\n\n");
     has(&all, "event: model_loaded\n");
     has(&all, "event: memory_usage_after_model_load\n");
     has(&all, "\"rss_gb\":");
     has(&some, "event: job\n");
     has_not(&some, "sample");
-    has(&lines, "{\"event\":\"job\",\"id\":1,\"data\":{\"id\":\"a\"}}\n");
-    has(&socket, "{\"event\":\"sample\",\"data\":{\"x\":1}}");
+    has(&lines, "{\"event\":\"job\",\"id\":1,\"data\":{\"id\":\"a\",\"time\":5}}\n");
+    has(&socket, "{\"event\":\"sample\",\"data\":{\"x\":1,\"time\":5}}");
     cabe_events_close(events);
     assert_int_equal(all.n_holds, 0);
     assert_true(all.is_ended && some.is_ended && lines.is_ended && socket.is_ended);
@@ -116,15 +116,15 @@ static void test_who_comes_back_misses_nothing(void **state)
 
     (void)state;
     for (int i = 1; i <= 300; i++)
-        cabe_events_publish(events, "job", json_pack("{s:i}", "n", i));
+        cabe_events_publish(events, "job", json_pack("{s:i,s:i}", "n", i, "time", 5));
     fake_open(&x);
     x.headers[0] = "last-event-id";
     x.headers[1] = "298";
     listen(&x);
-    has_not(&x, "{\"n\":298}");
-    has(&x, "id: 299\ndata: {\"n\":299}");
-    has(&x, "{\"n\":300}");
-    cabe_events_publish(events, "job", json_pack("{s:i}", "n", 301));
+    has_not(&x, "{\"n\":298,");
+    has(&x, "id: 299\ndata: {\"n\":299,");
+    has(&x, "{\"n\":300,");
+    cabe_events_publish(events, "job", json_pack("{s:i,s:i}", "n", 301, "time", 5));
     has(&x, "id: 301\n");
     fake_leave(&x);
     cabe_events_publish(events, "job", json_pack("{}"));
@@ -136,8 +136,8 @@ static void test_who_comes_back_misses_nothing(void **state)
     x.headers[0] = "last-event-id";
     x.headers[1] = "100000";
     listen(&x);
-    has_not(&x, "\"n\":40}");
-    snprintf(text, sizeof text, "{\"n\":%d}", 60);
+    has_not(&x, "\"n\":40,");
+    snprintf(text, sizeof text, "{\"n\":%d,", 60);
     has(&x, text);
     cabe_events_close(events);
     fake_close(&x);
