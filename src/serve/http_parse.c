@@ -364,7 +364,25 @@ int cabe_http_head_read(struct cabe_http_head *head, char *text, size_t n)
 
 /* ---- chunked bodies ---- */
 
-enum { SIZE, EXTENSION, SIZE_LF, DATA, DATA_CR, DATA_LF, TRAILER_START, TRAILER_NAME, TRAILER_VALUE, TRAILER_LF, END_LF };
+enum {
+    SIZE,
+    NAME_START, /* of an extension: ;name, ;name=token or ;name="quoted" */
+    NAME,
+    VALUE_START,
+    VALUE,
+    QUOTED,
+    QUOTED_PAIR,
+    QUOTE_END,
+    SIZE_LF,
+    DATA,
+    DATA_CR,
+    DATA_LF,
+    TRAILER_START,
+    TRAILER_NAME,
+    TRAILER_VALUE,
+    TRAILER_LF,
+    END_LF
+};
 
 static int after_size(struct cabe_http_chunks *c, char byte)
 {
@@ -378,7 +396,35 @@ static int after_size(struct cabe_http_chunks *c, char byte)
     }
     if (c->n_digits == 0 || (byte != '\r' && byte != ';'))
         return 400;
-    c->state = byte == '\r' ? SIZE_LF : EXTENSION;
+    c->state = byte == '\r' ? SIZE_LF : NAME_START;
+    return 0;
+}
+
+static int in_extension(struct cabe_http_chunks *c, char byte)
+{
+    unsigned class_ = char_class((unsigned char)byte);
+    int may_end = c->state == NAME || c->state == VALUE || c->state == QUOTE_END;
+
+    if (++c->n_others > OTHERS_MAX + c->n_data)
+        return 400;
+    if ((c->state == QUOTED || c->state == QUOTED_PAIR) && !(class_ & C_VALUE))
+        return 400;
+    if (c->state == QUOTED_PAIR)
+        c->state = QUOTED;
+    else if (c->state == QUOTED)
+        c->state = byte == '"' ? QUOTE_END : byte == '\\' ? QUOTED_PAIR : QUOTED;
+    else if (may_end && byte == '\r')
+        c->state = SIZE_LF;
+    else if (may_end && byte == ';')
+        c->state = NAME_START;
+    else if (c->state == NAME && byte == '=')
+        c->state = VALUE_START;
+    else if (c->state == VALUE_START && byte == '"')
+        c->state = QUOTED;
+    else if (c->state == QUOTE_END || !(class_ & C_TOKEN))
+        return 400;
+    else if (c->state == NAME_START || c->state == VALUE_START)
+        c->state++;
     return 0;
 }
 
@@ -390,12 +436,14 @@ static int chunk_byte(struct cabe_http_chunks *c, char byte)
     switch (c->state) {
     case SIZE:
         return after_size(c, byte);
-    case EXTENSION:
-        if (byte == '\r')
-            c->state = SIZE_LF;
-        else if (!(class_ & C_VALUE))
-            return 400;
-        return ++c->n_others > OTHERS_MAX + c->n_data ? 400 : 0;
+    case NAME_START:
+    case NAME:
+    case VALUE_START:
+    case VALUE:
+    case QUOTED:
+    case QUOTED_PAIR:
+    case QUOTE_END:
+        return in_extension(c, byte);
     case SIZE_LF:
         c->state = c->left > 0 ? DATA : TRAILER_START;
         return byte == '\n' ? 0 : 400;

@@ -33,7 +33,7 @@ struct server {
     struct cabe_http_exchange *_Atomic kept; /* of /keep, held */
 };
 
-static void *server_main(void *arg)
+static inline void *server_main(void *arg)
 {
     struct server *s = arg;
 
@@ -41,12 +41,12 @@ static void *server_main(void *arg)
     return NULL;
 }
 
-static void server_gone(void *self)
+static inline void server_gone(void *self)
 {
     atomic_fetch_add(&((struct server *)self)->n_gone, 1);
 }
 
-static void server_done(void *self, struct cabe_http_exchange *exchange)
+static inline void server_done(void *self, struct cabe_http_exchange *exchange)
 {
     struct server *s = self;
 
@@ -54,13 +54,13 @@ static void server_done(void *self, struct cabe_http_exchange *exchange)
     atomic_fetch_add(&s->n_done, 1);
 }
 
-static void reply_text(struct cabe_http_exchange *x, int status, const char *text)
+static inline void reply_text(struct cabe_http_exchange *x, int status, const char *text)
 {
     cabe_http_reply(x, status, "text/plain", text, strlen(text));
 }
 
 /* /echo: the body; /keep: held for the test; anything else: method, path, query "q", length of the body. */
-static void server_request(void *self, struct cabe_http_exchange *x)
+static inline void server_request(void *self, struct cabe_http_exchange *x)
 {
     struct server *s = self;
     const char *path = cabe_http_path(x);
@@ -86,7 +86,7 @@ static void server_request(void *self, struct cabe_http_exchange *x)
     }
 }
 
-static void server_open(struct server *s)
+static inline void server_open(struct server *s)
 {
     struct cabe_error err = {0};
 
@@ -98,13 +98,13 @@ static void server_open(struct server *s)
     s->port = cabe_http_port(s->http);
 }
 
-static void server_start(struct server *s)
+static inline void server_start(struct server *s)
 {
     server_open(s);
     assert_int_equal(pthread_create(&s->thread, NULL, server_main, s), 0);
 }
 
-static void server_stop(struct server *s)
+static inline void server_stop(struct server *s)
 {
     cabe_http_stop(s->http, 0);
     assert_int_equal(pthread_join(s->thread, NULL), 0);
@@ -113,7 +113,7 @@ static void server_stop(struct server *s)
 
 /* ---- the client ---- */
 
-static int client_open(const struct server *s)
+static inline int client_open(const struct server *s)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)s->port)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -124,7 +124,7 @@ static int client_open(const struct server *s)
     return fd;
 }
 
-static void client_send(int fd, const char *bytes, size_t n)
+static inline void client_send(int fd, const char *bytes, size_t n)
 {
     while (n > 0) {
         ssize_t put = send(fd, bytes, n, MSG_NOSIGNAL);
@@ -135,13 +135,13 @@ static void client_send(int fd, const char *bytes, size_t n)
     }
 }
 
-static void client_say(int fd, const char *text)
+static inline void client_say(int fd, const char *text)
 {
     client_send(fd, text, strlen(text));
 }
 
 /* 1: something can be read, or the end has come, within `ms`. */
-static int client_waits(int fd, int ms)
+static inline int client_waits(int fd, int ms)
 {
     struct pollfd p = {.fd = fd, .events = POLLIN};
 
@@ -149,7 +149,7 @@ static int client_waits(int fd, int ms)
 }
 
 /* What comes until the end, or until nothing came for `ms`; NUL behind it. *closed: the server ended it. */
-static size_t client_read(int fd, char *out, size_t size, int ms, int *closed)
+static inline size_t client_read(int fd, char *out, size_t size, int ms, int *closed)
 {
     size_t n = 0;
 
@@ -168,7 +168,7 @@ static size_t client_read(int fd, char *out, size_t size, int ms, int *closed)
 }
 
 /* One whole answer with Content-Length, no more; its status. */
-static int client_answer(int fd, char *out, size_t size)
+static inline int client_answer(int fd, char *out, size_t size)
 {
     size_t n = 0, want = SIZE_MAX;
 
@@ -193,7 +193,7 @@ static int client_answer(int fd, char *out, size_t size)
     return atoi(out + 9);
 }
 
-static const char *client_body(const char *answer)
+static inline const char *client_body(const char *answer)
 {
     const char *end = strstr(answer, "\r\n\r\n");
 
@@ -201,7 +201,7 @@ static const char *client_body(const char *answer)
 }
 
 /* One request on a connection of its own; the status, 0 where there was no answer. */
-static int client_ask(const struct server *s, const char *request, char *out, size_t size)
+static inline int client_ask(const struct server *s, const char *request, char *out, size_t size)
 {
     int fd = client_open(s), closed;
 
@@ -213,14 +213,14 @@ static int client_ask(const struct server *s, const char *request, char *out, si
 }
 
 /* Waits until *value is `wanted`, at most 5 s. */
-static int becomes(atomic_int *value, int wanted)
+static inline int becomes(atomic_int *value, int wanted)
 {
     for (int i = 0; i < 5000 && atomic_load(value) != wanted; i++)
         usleep(1000);
     return atomic_load(value) == wanted;
 }
 
-static struct cabe_http_exchange *kept(struct server *s)
+static inline struct cabe_http_exchange *kept(struct server *s)
 {
     for (int i = 0; i < 5000 && !atomic_load(&s->kept); i++)
         usleep(1000);
