@@ -1,6 +1,6 @@
 # bash completion for cabe: commands, their options, models by name, files.
 
-_cabe_commands="machine pull list show rm plan fit embed search analyze run serve bench tokenize"
+_cabe_commands="machine pull list show rm plan fit embed search analyze run serve top bench tokenize"
 
 _cabe_options() {
     local common="--memory --threads --device --json --verbose" model="--dtype --precision --batch"
@@ -27,6 +27,7 @@ _cabe_options() {
             "--activation-threshold --frequency-normalization --performance-log --slow-ms --jobs-path" \
             "--metrics-prefix"
         ;;
+    top) echo "--url --key -n --interval --once --json" ;;
     bench) echo "--tests --repeats --kv $model $common" ;;
     analyze) echo "--model --threshold --min-words --rows --all $model $common" ;;
     esac
@@ -55,7 +56,7 @@ _cabe() {
     --preset) mapfile -t COMPREPLY < <(compgen -W "development production high_performance" -- "$word") && return ;;
     --models | --pins) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") && return ;;
     --config | --tls-certificate | --tls-key | --unix-socket) mapfile -t COMPREPLY < <(compgen -f -- "$word") && return ;;
-    --threads | --describe | --name | --threshold | --min-words | --batch | --top | -k) return ;;
+    --threads | --describe | --url | --key | --interval | --name | --threshold | --min-words | --batch | --top | -k) return ;;
     esac
     if [[ $word == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$(_cabe_options "$command") --help" -- "$word")
@@ -64,7 +65,7 @@ _cabe() {
     case $command in
     show | rm) mapfile -t COMPREPLY < <(compgen -W "$(_cabe_models)" -- "$word") ;;
     plan | fit | embed | search | run | serve | bench | tokenize) mapfile -t COMPREPLY < <(compgen -f -W "$(_cabe_models)" -- "$word") ;;
-    machine | list) ;;
+    machine | list | top) ;;
     *) mapfile -t COMPREPLY < <(compgen -f -- "$word") ;;
     esac
 }

@@ -36,6 +36,7 @@ extern const struct cabe_command cabe_cmd_analyze;
 extern const struct cabe_command cabe_cmd_tokenize;
 extern const struct cabe_command cabe_cmd_run;
 extern const struct cabe_command cabe_cmd_serve;
+extern const struct cabe_command cabe_cmd_top;
 extern const struct cabe_command cabe_cmd_bench;
 
 /* Set by SIGINT and SIGTERM; long work looks at it. */

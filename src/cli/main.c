@@ -19,6 +19,7 @@ static const struct cabe_command *const commands[] = {
     &cabe_cmd_tokenize,
     &cabe_cmd_run,
     &cabe_cmd_serve,
+    &cabe_cmd_top,
     &cabe_cmd_bench,
     NULL,
 };
