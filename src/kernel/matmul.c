@@ -329,12 +329,32 @@ static void run_tile(const struct cabe_kernels *kernels, const struct cabe_matmu
     }
 }
 
+/* Few rows, precision INT8: nothing but one panel after another. */
+static void run_few(const struct cabe_kernels *kernels, const struct cabe_matmul *mm,
+                    const struct cabe_matmul_plan *plan, const uint8_t *records, float *acc, int64_t panel, int64_t end)
+{
+    const struct cabe_matmul_ints *level = kernels->matmul.ints;
+    const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)panel * plan->panel_bytes;
+
+    for (; panel < end; panel++, w += plan->panel_bytes) {
+        level->dot(mm->dtype, records, mm->t, w, NULL, mm->k, 0, mm->k, CABE_MATMUL_AHEAD, acc);
+        finish(kernels, mm, acc, 0, mm->t, panel);
+    }
+}
+
 void cabe_matmul_run_cut(const struct cabe_kernels *kernels, const struct cabe_matmul *mm,
                          const struct cabe_matmul_plan *plan, const void *shared, void *scratch, int64_t tile_begin,
                          int64_t tile_end)
 {
     struct scratch s = scratch_in(scratch);
 
+    if (plan->in_integers && !plan->unpacks && mm->t <= CABE_MATMUL_OWN) {
+        int64_t end = tile_end * plan->panels;
+
+        run_few(kernels, mm, plan, shared, s.acc, tile_begin * plan->panels,
+                end < plan->n_panels ? end : plan->n_panels);
+        return;
+    }
     for (int64_t tile = tile_begin; tile < tile_end; tile++)
         run_tile(kernels, mm, plan, shared, &s, tile);
 }
