@@ -16,8 +16,8 @@
 #define TILE_OPS 6e6          /* multiply-adds count two; about 0.1 ms, so that the last tile of a member is short */
 #define TILES_MIN 16          /* few rows: still enough tiles for the members */
 #define ROWS_STEP 12          /* a multiple of what every level takes at once */
-#define HIGH_ROWS 96   /* a chunk of them is 147 KB, and stays in L2 for the panels of a call */
-#define HIGH_PANELS 16
+#define HIGH_ROWS 144  /* a chunk of them is 221 KB, and stays in L2 for the panels of a call */
+#define HIGH_PANELS 8
 #define MANY_ROWS 48 /* from here on a chunk of weights matters less than that of the rows */
 #define ROWS_AT_ONCE 24 /* between one finish and the next: what they store drains during the next sums */
 
