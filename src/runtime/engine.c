@@ -161,6 +161,7 @@ enum cabe_status cabe_engine_add(struct cabe_engine *e, const struct cabe_reques
                        .order = ++e->n_joined,
                        .output = -1};
     s->request.prompt = NULL; /* the caller's */
+    e->came_ns[request->class_] = cabe_clock_ns();
     status = cabe_engine_unpark(e, s, err);
     s->used = status == CABE_OK;
     s->n_cached = s->n_high;
@@ -396,7 +397,7 @@ enum cabe_status cabe_engine_step(struct cabe_engine *e, const struct cabe_cance
         return status;
     run_ns = cabe_clock_ns();
     waited_ns = cabe_thread_waited_ns() - waited_ns; /* for other models: not what the step took */
-    if (e->n_generating > 0 && (e->n_prompt_tokens == 0 || e->is_bound))
+    if (e->n_generating == 0 || e->n_prompt_tokens == 0 || e->is_bound)
         cabe_chunk_learn(&e->chunk, e->n_generating, e->n_prompt_tokens, (double)(run_ns - begin_ns - waited_ns) / 1e9);
     status = finish_step(e, err);
     e->stats.n_steps++;

@@ -4,8 +4,10 @@
  * A step is one run of the network. Sequences that are generating come first, one token each; what is left of the
  * step's tokens is shared among the prompts by the weights of their classes. While others generate, prompts of no higher
  * class than theirs take only so many tokens that a step lasts at most `slowdown` times as long as one without
- * (runtime/engine_chunk.h): a long prompt holds nobody up. Sequences join and leave between steps. What a sequence says
- * depends on nothing but its own tokens, its sampling and the plan.
+ * (runtime/engine_chunk.h): a long prompt holds nobody up. A prompt of class CRITICAL with CABE_ENGINE_SHORT tokens to go
+ * is not held back, and while there are prompts of several classes a step is not filled up with the lesser ones'. Steps
+ * of prompts alone last about CABE_ENGINE_PIECE_S while more important sequences come now and then. Sequences join and
+ * leave between steps. What a sequence says depends on nothing but its own tokens, its sampling and the plan.
  *
  * When a sequence needs a page and the store has none, and when one joins and all places in the step are taken, the
  * running one of the lowest class is parked (of those, the one that costs least to compute again for what it frees): its
@@ -33,7 +35,9 @@
 
 struct cabe_engine;
 
-#define CABE_ENGINE_SLOWDOWN 1.75
+#define CABE_ENGINE_SLOWDOWN 1.65
+#define CABE_ENGINE_SHORT 256
+#define CABE_ENGINE_PIECE_S 0.04
 #define CABE_ENGINE_PARK_AGE_NS UINT64_C(10000000000) /* parked so long: nothing joins before it, nor parks it again */
 
 struct cabe_engine_config {

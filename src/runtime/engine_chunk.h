@@ -21,6 +21,7 @@ struct cabe_chunk {
     int bad_for;                     /* steps with prompts until that is forgotten */
     int n_mixed;                     /* steps since the last one without prompts */
     double slowdown;                 /* of the last limit */
+    double token_s;                  /* of a prompt when nobody generates; 0: not known */
 };
 
 /*
@@ -28,7 +29,9 @@ struct cabe_chunk {
  * step without prompts stays known.
  */
 int64_t cabe_chunk_limit(struct cabe_chunk *chunk, int32_t n_generating, int64_t n_max, double slowdown);
-/* A step has taken `seconds`. */
+/* Tokens of prompts that take about `seconds` when nobody generates; n_max where that is not known. */
+int64_t cabe_chunk_tokens(const struct cabe_chunk *chunk, double seconds, int64_t n_max);
+/* A step has taken `seconds`; of no prompts, or of prompts that kept to the limit, or nobody generated. */
 void cabe_chunk_learn(struct cabe_chunk *chunk, int32_t n_generating, int64_t n_prompt_tokens, double seconds);
 
 #endif

@@ -29,6 +29,7 @@ struct cabe_engine {
     struct slot *slots; /* [n_slots] */
     int32_t n_slots;
     uint64_t n_joined;
+    uint64_t came_ns[CABE_N_CLASSES]; /* when one of the class joined last; 0: never */
     struct cabe_sampler *sampler;
     void *block;
     uint64_t block_bytes;

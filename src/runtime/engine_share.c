@@ -4,6 +4,7 @@
 
 #include <string.h>
 
+#define COMES_AGAIN_NS UINT64_C(60000000000) /* a class that came so lately will come again */
 #define ATTENTION_TOKENS 4096.0 /* behind so many tokens one costs about twice what the first does */
 
 /* ---- places ---- */
@@ -224,13 +225,47 @@ static int is_prompt(const struct slot *s)
     return cabe_engine_pending(s) > 1;
 }
 
-static int wants_more(const struct slot *s, enum cabe_class from, enum cabe_class to)
+/* Prompts of these classes; the urgent ones only, or the others. */
+struct group {
+    enum cabe_class from, to;
+    int urgent; /* -1: both */
+};
+
+static int is_urgent(const struct slot *s)
 {
-    return is_prompt(s) && s->chunk < cabe_engine_pending(s) && s->request.class_ >= from && s->request.class_ <= to;
+    return s->request.class_ == CABE_CLASS_CRITICAL && cabe_engine_pending(s) <= CABE_ENGINE_SHORT;
+}
+
+static int is_in(const struct slot *s, const struct group *g)
+{
+    return is_prompt(s) && s->request.class_ >= g->from && s->request.class_ <= g->to &&
+           (g->urgent < 0 || is_urgent(s) == g->urgent);
+}
+
+static int wants_more(const struct slot *s, const struct group *g)
+{
+    return is_in(s, g) && s->chunk < cabe_engine_pending(s);
+}
+
+/* A class's weight is shared by those of it that want more; `weights` is the sum over the classes. */
+static double weigh(const struct cabe_engine *e, const struct group *g, double each[CABE_N_CLASSES])
+{
+    double weights = 0;
+    int n[CABE_N_CLASSES] = {0};
+
+    for (int32_t i = 0; i < e->n_slots; i++)
+        if (wants_more(&e->slots[i], g))
+            n[e->slots[i].request.class_]++;
+    for (int c = 0; c < CABE_N_CLASSES; c++) {
+        if (n[c] > 0)
+            weights += cabe_class_weight((enum cabe_class)c);
+        each[c] = n[c] > 0 ? (double)cabe_class_weight((enum cabe_class)c) / n[c] : 0;
+    }
+    return weights;
 }
 
 /* What is left of `budget` goes one by one to those that are owed most. */
-static void give_rest(struct cabe_engine *e, enum cabe_class from, enum cabe_class to, int64_t budget)
+static void give_rest(struct cabe_engine *e, const struct group *g, int64_t budget)
 {
     for (; budget > 0; budget--) {
         struct slot *most = NULL;
@@ -238,7 +273,7 @@ static void give_rest(struct cabe_engine *e, enum cabe_class from, enum cabe_cla
         for (int32_t i = 0; i < e->n_slots; i++) {
             struct slot *s = &e->slots[i];
 
-            if (wants_more(s, from, to) && (!most || s->credit > most->credit))
+            if (wants_more(s, g) && (!most || s->credit > most->credit))
                 most = s;
         }
         if (!most)
@@ -248,27 +283,25 @@ static void give_rest(struct cabe_engine *e, enum cabe_class from, enum cabe_cla
     }
 }
 
-/* `budget` tokens among the prompts of these classes, by weight; what one does not want goes to the others. */
-static void share_among(struct cabe_engine *e, enum cabe_class from, enum cabe_class to, int64_t budget)
+/* `budget` tokens among these prompts, by weight; what one does not want goes to the others. Returns what they took. */
+static int64_t share_among(struct cabe_engine *e, const struct group *g, int64_t budget)
 {
     double due = (double)budget; /* not credited to anybody yet */
+    int64_t taken = 0;
 
     while (due >= 1 && budget > 0) {
-        double weights = 0, credited = due;
+        double each[CABE_N_CLASSES], weights = weigh(e, g, each), credited = due;
 
-        for (int32_t i = 0; i < e->n_slots; i++)
-            if (wants_more(&e->slots[i], from, to))
-                weights += cabe_class_weight(e->slots[i].request.class_);
         if (weights <= 0)
-            return;
+            break;
         due = 0;
         for (int32_t i = 0; i < e->n_slots; i++) {
             struct slot *s = &e->slots[i];
             int64_t wanted = cabe_engine_pending(s) - s->chunk, take;
 
-            if (!wants_more(s, from, to))
+            if (!wants_more(s, g))
                 continue;
-            s->credit += credited * cabe_class_weight(s->request.class_) / weights;
+            s->credit += credited * each[s->request.class_] / weights;
             take = s->credit >= (double)wanted ? wanted : s->credit > 0 ? (int64_t)s->credit : 0;
             take = take < budget ? take : budget;
             s->chunk += take;
@@ -280,7 +313,10 @@ static void share_among(struct cabe_engine *e, enum cabe_class from, enum cabe_c
             s->credit = 0;
         }
     }
-    give_rest(e, from, to, budget);
+    give_rest(e, g, budget);
+    for (int32_t i = 0; i < e->n_slots; i++)
+        taken += is_in(&e->slots[i], g) ? e->slots[i].chunk : 0;
+    return taken;
 }
 
 /* Those that generate take one token each; the important ones reserve first. */
@@ -297,25 +333,64 @@ static void share_generating(struct cabe_engine *e)
         }
 }
 
-static void share_prompts(struct cabe_engine *e, int64_t left, enum cabe_class most_important)
+/*
+ * Nobody generates. The most important class takes what it is due, or all that it wants; the others no more than their
+ * weights allow beside that, so that a short important prompt is not slowed down by what would fill the step.
+ */
+static void share_alone(struct cabe_engine *e, int64_t left)
 {
-    int64_t bound = left;
+    uint64_t now_ns = cabe_clock_ns();
+    int first = CABE_N_CLASSES, last = 0, is_interrupted = 0;
+    struct group important, rest;
+    double each[CABE_N_CLASSES], weight, others;
+    int64_t due, taken;
 
-    e->is_bound = e->n_generating > 0 && e->config.slowdown >= 0;
-    if (e->is_bound)
-        bound = cabe_chunk_limit(&e->chunk, e->n_generating, left,
-                                 e->config.slowdown > 0 ? e->config.slowdown : CABE_ENGINE_SLOWDOWN);
-    e->stats.prompt_share = bound;
-    if (!e->is_bound) {
-        share_among(e, CABE_CLASS_CRITICAL, CABE_CLASS_LOW, left);
+    for (int32_t i = 0; i < e->n_slots; i++) {
+        int class_ = (int)e->slots[i].request.class_;
+
+        if (!is_prompt(&e->slots[i]))
+            continue;
+        first = class_ < first ? class_ : first;
+        last = class_ > last ? class_ : last;
+    }
+    if (first == CABE_N_CLASSES)
+        return;
+    for (int c = 0; c < first; c++)
+        is_interrupted |= e->came_ns[c] > 0 && now_ns - e->came_ns[c] < COMES_AGAIN_NS;
+    if (is_interrupted)
+        left = cabe_chunk_tokens(&e->chunk, CABE_ENGINE_PIECE_S, left);
+    important = (struct group){(enum cabe_class)first, (enum cabe_class)first, -1};
+    if (first == last) {
+        (void)share_among(e, &important, left);
         return;
     }
-    for (int32_t i = 0; i < e->n_slots; i++)
-        if (is_prompt(&e->slots[i]) && e->slots[i].request.class_ < most_important)
-            e->is_bound = 0;
-    if (!e->is_bound) /* more important than all that generate: they wait for it */
-        share_among(e, CABE_CLASS_CRITICAL, (enum cabe_class)((int)most_important - 1), left - bound);
-    share_among(e, e->is_bound ? CABE_CLASS_CRITICAL : most_important, CABE_CLASS_LOW, bound);
+    rest = (struct group){(enum cabe_class)(first + 1), CABE_CLASS_LOW, -1};
+    weight = cabe_class_weight((enum cabe_class)first);
+    others = weigh(e, &rest, each);
+    due = (int64_t)((double)left * weight / (weight + others) + 0.5);
+    taken = share_among(e, &important, due);
+    due = (int64_t)((double)taken * others / weight + 0.5);
+    (void)share_among(e, &rest, due < left - taken ? due : left - taken);
+}
+
+/* Beside those that generate, the most important of which is of class `most`. */
+static void share_beside(struct cabe_engine *e, int64_t left, enum cabe_class most)
+{
+    struct group above = {CABE_CLASS_CRITICAL, (enum cabe_class)((int)most - 1), -1};
+    struct group urgent = {CABE_CLASS_CRITICAL, CABE_CLASS_CRITICAL, 1}, rest = {most, CABE_CLASS_LOW, -1};
+    int64_t bound = cabe_chunk_limit(&e->chunk, e->n_generating, left,
+                                     e->config.slowdown > 0 ? e->config.slowdown : CABE_ENGINE_SLOWDOWN);
+    int64_t free_tokens = 0;
+
+    e->stats.prompt_share = bound;
+    if (most == CABE_CLASS_CRITICAL) {
+        free_tokens = share_among(e, &urgent, left - bound);
+        rest.urgent = 0;
+    } else {
+        free_tokens = share_among(e, &above, left - bound);
+    }
+    e->is_bound = free_tokens == 0;
+    (void)share_among(e, &rest, bound);
 }
 
 void cabe_engine_share(struct cabe_engine *e)
@@ -339,7 +414,11 @@ void cabe_engine_share(struct cabe_engine *e)
         most_important = s->request.class_ < most_important ? s->request.class_ : most_important;
         left--;
     }
-    share_prompts(e, left, most_important);
+    e->is_bound = 0;
+    if (e->n_generating > 0 && e->config.slowdown >= 0)
+        share_beside(e, left, most_important);
+    else
+        share_alone(e, left);
     for (int c = 0; c < CABE_N_CLASSES; c++)
         for (int32_t i = 0; i < e->n_slots; i++) {
             struct slot *s = &e->slots[i];

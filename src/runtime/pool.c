@@ -180,12 +180,12 @@ static enum cabe_status load(struct cabe_pool *pool, struct cabe_pool_use *entry
             return status;
         n_ended = pool->n_ended;
         pool->n_busy++;
-        pthread_mutex_unlock(&pool->lock);
         load_ns = cabe_pool_now(pool);
+        pthread_mutex_unlock(&pool->lock);
         status = source->load(source->self, cancel, &object, err);
+        pthread_mutex_lock(&pool->lock);
         load_ns = cabe_pool_now(pool) - load_ns;
         log_load(pool, entry->key, status, load_ns);
-        pthread_mutex_lock(&pool->lock);
         pool->n_busy--;
         if (status == CABE_OK) {
             entry->object = object;
