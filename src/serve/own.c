@@ -8,6 +8,7 @@
 #include "format/source.h"
 #include "machine/json.h"
 #include "serve/api_impl.h"
+#include "serve/jobs.h"
 
 /* ---- the machine ---- */
 
@@ -353,6 +354,30 @@ static json_t *models_json(const struct cabe_service_model *models, size_t n)
     return list;
 }
 
+/* Slots of heavy work, and who holds them (R0.12). */
+static json_t *slots_json(struct cabe_server *server)
+{
+    struct cabe_slots_state *slots = (struct cabe_slots_state *)cabe_calloc(1, sizeof *slots);
+    json_t *holders = json_array(), *json = NULL;
+    int n_waiting = 0;
+
+    if (slots) {
+        cabe_slots_state(cabe_jobs_slots(server->jobs), slots);
+        for (int c = 0; c < CABE_N_CLASSES; c++)
+            n_waiting += slots->n_waiting[c];
+        for (int i = 0; i < slots->n_held; i++)
+            json_array_append_new(holders, json_pack("{s:o,s:s,s:f}", "name",
+                                                     cabe_json_text(slots->holder[i].name, strlen(slots->holder[i].name)),
+                                                     "class", cabe_class_name(slots->holder[i].class_), "held_s",
+                                                     slots->holder[i].held_s));
+        json = json_pack("{s:i,s:i,s:i,s:O}", "all", slots->n_slots, "held", slots->n_held, "waiting", n_waiting,
+                         "holders", holders);
+    }
+    json_decref(holders);
+    cabe_free(slots);
+    return json;
+}
+
 static void state(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     struct cabe_workers_stats workers;
@@ -366,9 +391,10 @@ static void state(struct cabe_server *server, struct cabe_http_exchange *exchang
         return;
     cabe_server_workers(server, &workers);
     cabe_machine_recommend(&advice, &server->session->machine, CABE_FAMILIES_ALL);
-    json = json_pack("{s:s,s:o,s:{s:i,s:i,s:i},s:o,s:o,s:o}", "tier", cabe_tier_name(advice.tier), "recommendation",
+    json = json_pack("{s:s,s:o,s:{s:i,s:i,s:i},s:o,s:o,s:o,s:o}", "tier", cabe_tier_name(advice.tier), "recommendation",
                      cabe_recommendation_json(&advice), "workers", "all", workers.n_workers, "free",
-                     workers.n_workers - workers.n_busy, "waiting", workers.n_waiting, "memory",
+                     workers.n_workers - workers.n_busy, "waiting", workers.n_waiting, "slots",
+                     slots_json(server), "memory",
                      memory_json(server->session->ledger), "work", work_json(server->service), "models",
                      models_json(models, n));
     cabe_free(models);

@@ -33,7 +33,7 @@ done
 status() {
     local want=$1 got
     shift
-    got=$(curl -s -m 60 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
+    got=$(curl -s -m 150 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
     [ "$got" = "$want" ] || complain "$*: status $got, wanted $want: $(head -c 300 "$work/body")"
 }
 body() { jq -e "$1" "$work/body" >/dev/null || complain "not $1: $(head -c 400 "$work/body")"; }
@@ -125,7 +125,7 @@ status 200 -X POST "$url/v1/models/embed/unload"
 status 404 -X POST "$url/v1/models/none/load"
 status 404 -X POST "$url/v1/models/embed/dance"
 status 200 "$url/v1/state"
-body '.tier != "" and .recommendation and .workers.all > 0 and (.memory.devices[0].purposes.process > 0)
+body '.tier != "" and .recommendation and .workers.all > 0 and .slots.all > 0 and (.memory.devices[0].purposes.process > 0)
     and (.memory.holders | length) > 0 and .work.running == 0'
 status 200 "$url/openapi.json"
 body '.openapi == "3.1.0" and .paths["/v1/chat/completions"].post.requestBody'

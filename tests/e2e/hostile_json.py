@@ -10,7 +10,7 @@ import urllib.parse
 
 URL, CHAT, EMBED, DATA = sys.argv[1:5]
 host = urllib.parse.urlparse(URL).netloc
-connection = http.client.HTTPConnection(host, timeout=60)
+connection = http.client.HTTPConnection(host, timeout=150)
 counts = {}
 failed = 0
 
@@ -25,7 +25,7 @@ def send(method, path, body):
             reply = connection.getresponse()
             return reply.status, reply.read()
         except (http.client.HTTPException, ConnectionError):
-            connection = http.client.HTTPConnection(host, timeout=60)
+            connection = http.client.HTTPConnection(host, timeout=150)
     return 0, b""
 
 
