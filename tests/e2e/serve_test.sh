@@ -210,6 +210,7 @@ fi
 data=$(cd "$here/../../.." && pwd)/shared/data
 model=$data/llm-stories260k/stories260K.bin
 if [ -r "$model" ]; then
+    python3 "$here/serve_stall.py" "$program" "story=$model" || [ $? -eq 77 ] || complain "a stalled engine: see above"
     if start "story=$model"; then
         until_ready
         ask='{"model": "story", "prompt": "Once upon a time", "max_tokens": 400, "stream": true, "ignore_eos": true}'
