@@ -55,6 +55,7 @@ struct cabe_fitted {
 
     pthread_t checker;
     int checking;
+    int unchecked; /* loaded, and the check has not begun */
     enum cabe_status check_status;
     struct cabe_error check_error;
 };
@@ -804,11 +805,24 @@ enum cabe_status cabe_fitted_load(struct cabe_fitted *f, struct cabe_ledger *led
     if (n_streamed != CABE_KEEP_ALL && f->direct && f->path[0] != '(')
         f->direct_fd = open(f->path, O_RDONLY | O_CLOEXEC | O_DIRECT);
     status = map_kept(f, err);
-    return status == CABE_OK ? start_check(f, err) : status;
+    f->unchecked = status == CABE_OK;
+    return status;
+}
+
+enum cabe_status cabe_fitted_start(struct cabe_fitted *f, struct cabe_error *err)
+{
+    if (!f->unchecked)
+        return CABE_OK;
+    f->unchecked = 0;
+    return start_check(f, err);
 }
 
 enum cabe_status cabe_fitted_check(struct cabe_fitted *f, struct cabe_error *err)
 {
+    enum cabe_status begun = cabe_fitted_start(f, err);
+
+    if (begun != CABE_OK)
+        return begun;
     if (f->checking) {
         pthread_join(f->checker, NULL);
         f->checking = 0;

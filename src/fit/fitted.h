@@ -81,11 +81,16 @@ int cabe_fitted_streams(int32_t segment, int32_t n_segments, int64_t n);
 
 /* What load() will charge: segments that stay (WEIGHTS), tokenizer and host tables (CACHES). */
 void cabe_fitted_bytes(const struct cabe_fitted *fitted, int64_t n_streamed, uint64_t *weights, uint64_t *caches);
-/* Charges the ledger and maps what stays, which is then made resident and checked in the background. */
+/* Charges the ledger and maps what stays. */
 CABE_CHECKED enum cabe_status cabe_fitted_load(struct cabe_fitted *fitted, struct cabe_ledger *ledger,
                                                int64_t n_streamed, const char *place, struct cabe_error *err);
 /*
- * Waits for the background check, once; later calls are cheap. CABE_ERR_FORMAT: a checksum is wrong; the copy has been
+ * Begins to make resident and to check what stays, in the background: when everything else that the first run wants is
+ * there, for both take memory's time. Nothing when it has begun already.
+ */
+CABE_CHECKED enum cabe_status cabe_fitted_start(struct cabe_fitted *fitted, struct cabe_error *err);
+/*
+ * Waits for the background check, which begins now if it has not, once; later calls are cheap. CABE_ERR_FORMAT: a checksum is wrong; the copy has been
  * removed. CABE_ERR_CHANGED: the file has shrunk since load().
  */
 CABE_CHECKED enum cabe_status cabe_fitted_check(struct cabe_fitted *fitted, struct cabe_error *err);

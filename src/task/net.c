@@ -393,7 +393,8 @@ enum cabe_status cabe_net_load(struct cabe_net *net, const struct cabe_knobs *kn
         return status;
     weights.segment = net->segments;
     weights.self = net->fitted;
-    return cabe_program_compile(&net->program, net->session->device, net->graph, bounds, &weights, net->place, err);
+    status = cabe_program_compile(&net->program, net->session->device, net->graph, bounds, &weights, net->place, err);
+    return status == CABE_OK ? cabe_fitted_start(net->fitted, err) : status;
 }
 
 enum cabe_status cabe_net_fit(struct cabe_net *net, const struct cabe_knobs *knobs, struct cabe_error *err)
