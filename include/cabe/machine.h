@@ -76,6 +76,13 @@ struct cabe_peak {
 };
 #define CABE_PEAKS_MAX 16
 
+/* What cabe's own code does here a second, by name: see task/rates.h. All threads. */
+struct cabe_work_rate {
+    char name[28];
+    double per_s;
+};
+#define CABE_RATES_MAX 80
+
 struct cabe_limits {
     enum cabe_origin origin; /* ESTIMATED, DESCRIBED or MEASURED */
     int n_threads;           /* what "all" means here */
@@ -85,6 +92,8 @@ struct cabe_limits {
     double all_ops_s[CABE_N_ARITH];
     int n_peaks; /* each level's; 0 unless MEASURED */
     struct cabe_peak peak[CABE_PEAKS_MAX];
+    int n_rates; /* 0: not measured */
+    struct cabe_work_rate rate[CABE_RATES_MAX];
     char measured_at[32]; /* RFC 3339; empty unless MEASURED */
 };
 
@@ -257,6 +266,9 @@ CABE_API int cabe_machine_best_gpu(const struct cabe_machine *machine);
 /* Limits for `n_threads`: between "one" and "all", bandwidth by saturation and arithmetic in proportion. */
 CABE_API double cabe_machine_read_bytes_s(const struct cabe_machine *machine, int n_threads);
 CABE_API double cabe_machine_ops_s(const struct cabe_machine *machine, enum cabe_arith arith, int n_threads);
+
+/* The rate of that name, of all threads; 0: not known. */
+CABE_API double cabe_machine_rate(const struct cabe_machine *machine, const char *name);
 
 CABE_API const char *cabe_simd_name(enum cabe_simd simd);
 CABE_API const char *cabe_arith_name(enum cabe_arith arith);

@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "fit/seconds.h"
 #include "generation.h"
 #include "options.h"
 #include "task/generator.h"
@@ -28,6 +29,7 @@ struct test {
     int64_t n, depth;
     int32_t n_seqs;
     double rate[REPEATS_MAX]; /* tokens/s, all sequences together */
+    double predicted;         /* tokens/s; 0: not known */
     double limit;             /* tokens/s at the machine's measured read bandwidth; 0: not known, or a prompt */
 };
 
@@ -155,6 +157,39 @@ static enum cabe_status time_test(struct bench *b, const struct test *test, uint
     return status;
 }
 
+/* Seconds that a step of `n` tokens is predicted to take; 0: not known. */
+static double seconds_of(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs, int64_t n,
+                         int64_t n_seqs, int64_t context)
+{
+    struct cabe_graph_work work = {0};
+
+    if (cabe_generator_work(b->generator, knobs, n, n_seqs, context, &work, NULL) != CABE_OK)
+        return 0;
+    return cabe_fit_seconds(&session->machine, session->n_threads, &work);
+}
+
+static double prediction_of(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs,
+                            const struct test *test)
+{
+    int64_t batch = knobs->value[CABE_KNOB_BATCH];
+    double seconds = 0, piece;
+
+    if (!test->is_prompt) {
+        seconds = seconds_of(b, session, knobs, test->n_seqs, test->n_seqs, test->depth + test->n / 2);
+        return seconds > 0 ? test->n_seqs / seconds : 0;
+    }
+    for (int64_t done = 0; done < test->n; done += batch) {
+        int64_t n = test->n - done < batch ? test->n - done : batch;
+
+        piece = seconds_of(b, session, knobs, n, 1, test->depth + done + n);
+        if (!(piece > 0))
+            return 0;
+        seconds += piece;
+    }
+    return (double)test->n / seconds;
+}
+
+/* With nothing but the bytes that a step reads, as fast as the machine reads them. */
 static double limit_of(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs,
                        const struct test *test)
 {
@@ -165,7 +200,7 @@ static double limit_of(struct bench *b, const struct cabe_session *session, cons
         cabe_generator_work(b->generator, knobs, test->n_seqs, test->n_seqs, test->depth + test->n / 2, &work, NULL) !=
             CABE_OK)
         return 0;
-    return work.weight_bytes > 0 ? (double)test->n_seqs * bytes_s / work.weight_bytes : 0;
+    return work.weight_bytes > 0 ? (double)test->n_seqs * bytes_s / (work.weight_bytes + work.kv_bytes) : 0;
 }
 
 static int by_size(const void *a, const void *b)
@@ -188,6 +223,7 @@ static enum cabe_status measure(struct bench *b, const struct cabe_session *sess
         warm.n = warm.n < 8 ? warm.n : 8;
         warm.depth = 0;
         status = time_test(b, &warm, 1, &seconds, err);
+        b->tests[i].predicted = prediction_of(b, session, knobs, &b->tests[i]);
         b->tests[i].limit = limit_of(b, session, knobs, &b->tests[i]);
     }
     for (int r = 0; r < b->repeats; r++)
@@ -210,22 +246,29 @@ static void report(const struct bench *b, const struct cabe_session *session, co
     json_t *results = json_array();
 
     if (!b->options.json)
-        printf("%s, %d threads, %s; median of %d\n\n%-14s %12s %12s %12s %10s\n", b->model, session->n_threads,
-               session->kernels->name, b->repeats, "test", "tokens/s", "least", "most", "of limit");
+        printf("%s, %d threads, %s; median of %d\n\n%-14s %12s %12s %12s %12s %10s\n", b->model, session->n_threads,
+               session->kernels->name, b->repeats, "test", "tokens/s", "least", "most", "predicted",
+               "of limit");
     for (int i = 0; i < b->n_tests; i++) {
         const struct test *test = &b->tests[i];
         double median = test->rate[b->repeats / 2], share = test->limit > 0 ? median / test->limit : 0;
 
         if (!b->options.json) {
             printf("%-14s %12.2f %12.2f %12.2f ", test->name, median, test->rate[0], test->rate[b->repeats - 1]);
+            if (test->predicted > 0)
+                printf("%12.2f ", test->predicted);
+            else
+                printf("%12s ", "-");
             if (share > 0)
                 printf("%9.0f%%\n", 100 * share);
             else
                 printf("%10s\n", "-");
             continue;
         }
-        json_array_append_new(results, json_pack("{s:s,s:f,s:f,s:f,s:o}", "test", test->name, "tokens_per_s", median,
+        json_array_append_new(results, json_pack("{s:s,s:f,s:f,s:f,s:o,s:o}", "test", test->name, "tokens_per_s", median,
                                                  "least", test->rate[0], "most", test->rate[b->repeats - 1],
+                                                 "predicted_tokens_per_s",
+                                                 test->predicted > 0 ? json_real(test->predicted) : json_null(),
                                                  "share_of_limit", share > 0 ? json_real(share) : json_null()));
     }
     if (b->options.json)

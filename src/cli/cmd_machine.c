@@ -5,6 +5,7 @@
 #include "cli.h"
 #include "machine/json.h"
 #include "machine/limits.h"
+#include "task/rates.h"
 
 struct options {
     int json, measure;
@@ -45,6 +46,12 @@ static enum cabe_status measure(struct cabe_machine *machine, const struct optio
     enum cabe_status status;
 
     status = cabe_limits_measure(machine, &config, err);
+    if (status == CABE_OK) {
+        struct cabe_rates_config rates = {.cancel = &cli_cancel, .progress = &progress};
+
+        rates.folder = cabe_home_dir(path, CABE_HOME_CACHE, NULL) == CABE_OK ? path : NULL;
+        status = cabe_rates_measure(machine, &rates, err);
+    }
     cli_progress_end();
     if (status == CABE_OK)
         status = cabe_limits_save(machine, NULL, path, err);
@@ -226,6 +233,6 @@ const struct cabe_command cabe_cmd_machine = {
     .summary = "shows this machine, or one described, its tier and what suits it",
     .help = "  --json           one JSON document\n"
             "  --describe TEXT  decide for a machine that is not here: \"8 cores, 16 GB, gpu 6 GB\"\n"
-            "  --measure        measure memory bandwidth and arithmetic peaks (about 5 s) and keep them\n",
+            "  --measure        measure memory bandwidth and arithmetic peaks (about 10 s) and keep them\n",
     .run = run,
 };

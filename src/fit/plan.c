@@ -3,6 +3,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "fit/seconds.h"
 #include "tensor/pages.h"
 
 static const char *const knob_names[] = {
@@ -93,30 +94,6 @@ struct pass { /* what measuring a task under one set of knobs needs */
     struct cabe_error *err;
 };
 
-/* Predicted seconds of `work`: the larger of arithmetic at the machine's peaks and reading the weights. */
-static double seconds_of(const struct pass *pass, const struct cabe_graph_work *work)
-{
-    double seconds = 0, bandwidth;
-
-    if (!pass->machine)
-        return 0;
-    for (int dtype = 0; dtype < CABE_N_DTYPES; dtype++)
-        for (int precision = 0; precision < 2; precision++) {
-            enum cabe_arith arith = precision == CABE_PRECISION_INT8 ? CABE_ARITH_INT8 : CABE_ARITH_F32;
-            double ops_s = cabe_machine_ops_s(pass->machine, arith, pass->n_threads);
-
-            if (ops_s > 0)
-                seconds += work->matmul_ops[dtype][precision] / ops_s;
-        }
-    bandwidth = cabe_machine_ops_s(pass->machine, CABE_ARITH_F32, pass->n_threads);
-    if (bandwidth > 0)
-        seconds += work->other_ops / bandwidth;
-    bandwidth = cabe_machine_read_bytes_s(pass->machine, pass->n_threads);
-    if (bandwidth > 0 && work->weight_bytes / bandwidth > seconds)
-        seconds = work->weight_bytes / bandwidth;
-    return seconds;
-}
-
 static struct cabe_plan_phase *add_phase(struct pass *pass, const char *name, const char *suffix)
 {
     struct cabe_plan_phase *phase = &pass->plan->phase[pass->plan->n_phases++];
@@ -169,7 +146,7 @@ static enum cabe_status stage_phase(struct pass *pass, int index)
     cabe_fit_add(&pass->kept, &kept);
     phase = add_phase(pass, stage->name, "");
     cabe_fit_add(&phase->bytes, &working);
-    phase->seconds = seconds_of(pass, &work);
+    phase->seconds = pass->machine ? cabe_fit_seconds(pass->machine, pass->n_threads, &work) : 0;
     for (int i = 0; i < pass->task->n_components; i++) { /* after their last stage components go */
         int later = 0;
 

@@ -158,6 +158,15 @@ static json_t *peaks_json(const struct cabe_limits *limits)
     return finish(&list);
 }
 
+static json_t *rates_json(const struct cabe_limits *limits)
+{
+    struct draft out = object();
+
+    for (int i = 0; i < limits->n_rates; i++)
+        set(&out, limits->rate[i].name, json_real(limits->rate[i].per_s));
+    return finish(&out);
+}
+
 static json_t *limits_json(const struct cabe_limits *limits)
 {
     struct draft out = object();
@@ -168,6 +177,7 @@ static json_t *limits_json(const struct cabe_limits *limits)
     set(&out, "read_all_bytes_s", json_real(limits->read_all_bytes_s));
     set(&out, "arithmetic", arithmetic_json(limits));
     set(&out, "peaks", peaks_json(limits));
+    set(&out, "rates", rates_json(limits));
     set(&out, "measured_at", text_or_null(limits->measured_at));
     return finish(&out);
 }

@@ -79,6 +79,14 @@ double cabe_machine_ops_s(const struct cabe_machine *machine, enum cabe_arith ar
     return between(limits->one_ops_s[arith], limits->all_ops_s[arith], limits->n_threads, n_threads);
 }
 
+double cabe_machine_rate(const struct cabe_machine *machine, const char *name)
+{
+    for (int i = 0; i < machine->limits.n_rates; i++)
+        if (strcmp(machine->limits.rate[i].name, name) == 0)
+            return machine->limits.rate[i].per_s;
+    return 0;
+}
+
 /* "limits/amd-epyc-2cpu-avx2.json" */
 static void file_name(char *out, size_t n, const struct cabe_machine *machine)
 {
@@ -145,6 +153,23 @@ static int take_peaks(struct cabe_limits *limits, const json_t *list)
     return 1;
 }
 
+/* A file of before there were rates has none. */
+static void take_rates(struct cabe_limits *limits, json_t *object)
+{
+    const char *name;
+    json_t *value;
+
+    json_object_foreach(object, name, value) {
+        struct cabe_work_rate *taken = &limits->rate[limits->n_rates];
+
+        if (limits->n_rates == CABE_RATES_MAX || strlen(name) >= sizeof taken->name || !(rate(object, name) > 0))
+            continue;
+        snprintf(taken->name, sizeof taken->name, "%s", name);
+        taken->per_s = rate(object, name);
+        limits->n_rates++;
+    }
+}
+
 static int take_limits(struct cabe_limits *limits, const json_t *document, const struct cabe_machine *machine)
 {
     const char *model = json_string_value(json_object_get(document, "cpu"));
@@ -161,6 +186,7 @@ static int take_limits(struct cabe_limits *limits, const json_t *document, const
     limits->read_one_bytes_s = rate(document, "read_one_bytes_s");
     limits->read_all_bytes_s = rate(document, "read_all_bytes_s");
     snprintf(limits->measured_at, sizeof limits->measured_at, "%.31s", when ? when : "");
+    take_rates(limits, json_object_get(document, "rates"));
     return take_peaks(limits, json_object_get(document, "peaks")) && limits->read_one_bytes_s > 0 &&
            limits->read_all_bytes_s > 0 && limits->one_ops_s[CABE_ARITH_F32] > 0 &&
            limits->all_ops_s[CABE_ARITH_INT8] > 0;
@@ -195,8 +221,11 @@ int cabe_limits_load(struct cabe_machine *machine, const char *path)
 static json_t *to_json(const struct cabe_machine *machine)
 {
     const struct cabe_limits *limits = &machine->limits;
-    json_t *peaks = json_array();
-    int failed = !peaks;
+    json_t *peaks = json_array(), *rates = json_object();
+    int failed = !peaks || !rates;
+
+    for (int i = 0; i < limits->n_rates; i++)
+        failed |= json_object_set_new(rates, limits->rate[i].name, json_real(limits->rate[i].per_s));
 
     for (int i = 0; i < limits->n_peaks; i++)
         failed |= json_array_append_new(peaks, json_pack("{s:s,s:s,s:f,s:f}", "level", limits->peak[i].level,
@@ -205,12 +234,13 @@ static json_t *to_json(const struct cabe_machine *machine)
                                                          limits->peak[i].all_ops_s));
     if (failed) {
         json_decref(peaks);
+        json_decref(rates);
         return NULL;
     }
-    return json_pack("{s:i,s:s,s:s,s:i,s:s,s:f,s:f,s:o}", "version", LIMITS_VERSION, "cpu",
+    return json_pack("{s:i,s:s,s:s,s:i,s:s,s:f,s:f,s:o,s:o}", "version", LIMITS_VERSION, "cpu",
                      machine->cpu.model, "level", cabe_simd_level(machine->cpu.simd), "threads",
                      limits->n_threads, "measured_at", limits->measured_at, "read_one_bytes_s",
-                     limits->read_one_bytes_s, "read_all_bytes_s", limits->read_all_bytes_s, "peaks", peaks);
+                     limits->read_one_bytes_s, "read_all_bytes_s", limits->read_all_bytes_s, "peaks", peaks, "rates", rates);
 }
 
 static enum cabe_status write_file(const char *path, const char *text, struct cabe_error *err)

@@ -148,11 +148,19 @@ enum cabe_status cabe_encoder_work(struct cabe_encoder *e, const struct cabe_kno
     if (n_texts > 0 && n_tokens / n_texts > 1)
         symbols[CABE_SYM_SEQUENCES] = (int64_t)((double)symbols[CABE_SYM_TOKENS] / (n_tokens / n_texts)) + 1;
     cabe_graph_work(graph, symbols, &one);
+    cabe_net_stream_work(&e->net, graph, knobs, &one);
     for (int dtype = 0; dtype < CABE_N_DTYPES; dtype++)
-        for (int p = 0; p < 2; p++)
+        for (int p = 0; p < 2; p++) {
             work->matmul_ops[dtype][p] += one.matmul_ops[dtype][p] * runs;
+            work->matmul_bytes[dtype][p] += one.matmul_bytes[dtype][p] * runs;
+            work->matmul_values[dtype][p] += one.matmul_values[dtype][p] * runs;
+        }
     work->other_ops += one.other_ops * runs;
     work->weight_bytes += one.weight_bytes * runs;
+    work->n_nodes += one.n_nodes * runs;
+    work->stream_bytes += one.stream_bytes * runs;
+    work->n_streamed += one.n_streamed * runs;
+    work->stream_direct = one.stream_direct;
     cabe_graph_close(graph);
     return CABE_OK;
 }

@@ -179,7 +179,10 @@ enum cabe_status cabe_generator_work(struct cabe_generator *g, const struct cabe
     symbols[CABE_SYM_PAGES] = n_seqs * ((context + CABE_PAGE_TOKENS - 1) / CABE_PAGE_TOKENS);
     symbols[CABE_SYM_OUTPUTS] = n_seqs;
     cabe_graph_work(graph, symbols, work);
-    work->weight_bytes += work->kv_values * value_bytes;
+    work->kv_format = (int)kv;
+    work->kv_bytes = work->kv_values * value_bytes;
+    work->drawn = (double)n_seqs * (double)cabe_model_config(g->net.model)->n_vocab;
+    cabe_net_stream_work(&g->net, graph, knobs, work);
     cabe_graph_close(graph);
     return CABE_OK;
 }
@@ -217,14 +220,11 @@ void cabe_generator_speed(const struct cabe_plan *plan, double *prompt_tokens_s,
 {
     const struct cabe_plan_phase *prompt = cabe_plan_phase_find(plan, "prompt");
     const struct cabe_plan_phase *answer = cabe_plan_phase_find(plan, "answer");
-    int known = plan->knobs.value[CABE_KNOB_STREAM] == 0; /* how fast a disk reads is not */
 
-    *prompt_tokens_s = known && prompt && prompt->seconds > 0
-                           ? (double)plan->knobs.value[CABE_KNOB_BATCH] / prompt->seconds
-                           : 0;
-    *answer_tokens_s = known && answer && answer->seconds > 0
-                           ? (double)plan->knobs.value[CABE_KNOB_SEQUENCES] / answer->seconds
-                           : 0;
+    *prompt_tokens_s =
+        prompt && prompt->seconds > 0 ? (double)plan->knobs.value[CABE_KNOB_BATCH] / prompt->seconds : 0;
+    *answer_tokens_s =
+        answer && answer->seconds > 0 ? (double)plan->knobs.value[CABE_KNOB_SEQUENCES] / answer->seconds : 0;
 }
 
 /* ---- loading ---- */

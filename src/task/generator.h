@@ -39,8 +39,7 @@ const struct cabe_model *cabe_generator_model(const struct cabe_generator *gener
 /* The component and its ladder into a task; returns the component's index. */
 int cabe_generator_plan(struct cabe_generator *generator, struct cabe_fit_task *task);
 /*
- * Work of one run of `n_tokens` in `n_seqs` sequences with so much context each, for predicted time; the bytes of
- * keys and values that are read count with those of weights.
+ * Work of one run of `n_tokens` in `n_seqs` sequences with so much context each, for predicted time.
  */
 CABE_CHECKED enum cabe_status cabe_generator_work(struct cabe_generator *generator, const struct cabe_knobs *knobs,
                                                   int64_t n_tokens, int64_t n_seqs, int64_t context,
@@ -49,7 +48,8 @@ CABE_CHECKED enum cabe_status cabe_generator_work(struct cabe_generator *generat
 void cabe_generator_task(struct cabe_generator *generator, struct cabe_fit_task *task);
 /*
  * Predicted tokens a second under a plan of that task, from the machine's measured limits: of prompts, and of answers, all
- * sequences together, behind CABE_GENERATOR_TYPICAL tokens each. 0: not known, as for weights that are streamed.
+ * sequences together, behind CABE_GENERATOR_TYPICAL tokens each. 0: not known, as for weights that are streamed where
+ * nobody has measured what they are read from.
  */
 #define CABE_GENERATOR_TYPICAL 512
 void cabe_generator_speed(const struct cabe_plan *plan, double *prompt_tokens_s, double *answer_tokens_s);

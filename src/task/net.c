@@ -209,6 +209,19 @@ enum cabe_status cabe_net_measure(struct cabe_net *net, const struct cabe_knobs 
     return CABE_OK;
 }
 
+void cabe_net_stream_work(const struct cabe_net *net, const struct cabe_graph *graph, const struct cabe_knobs *knobs,
+                          struct cabe_graph_work *work)
+{
+    int32_t n = cabe_graph_n_segments(graph);
+
+    for (int32_t i = 0; i < n; i++)
+        if (cabe_fitted_streams(i, n, knobs->value[CABE_KNOB_STREAM]) && cabe_graph_segment_bytes(graph, i) > 0) {
+            work->stream_bytes += (double)cabe_graph_segment_bytes(graph, i);
+            work->n_streamed++;
+        }
+    work->stream_direct = cabe_net_reads_direct(net);
+}
+
 void cabe_net_step(struct cabe_fit_task *task, enum cabe_knob knob, int64_t value, const char *why)
 {
     assert(task->n_steps < CABE_FIT_STEPS_MAX);

@@ -69,6 +69,10 @@ CABE_CHECKED enum cabe_status cabe_net_measure(struct cabe_net *net, const struc
                                                struct cabe_fit_bytes *resident, struct cabe_fit_bytes *loading,
                                                struct cabe_error *err);
 
+/* Adds what one run of the graph reads of streamed segments. */
+void cabe_net_stream_work(const struct cabe_net *net, const struct cabe_graph *graph, const struct cabe_knobs *knobs,
+                          struct cabe_graph_work *work);
+
 /* Loads, making the fitted copy first where there is none. After an error: cabe_net_unload(). */
 CABE_CHECKED enum cabe_status cabe_net_load(struct cabe_net *net, const struct cabe_knobs *knobs,
                                             const int64_t bounds[CABE_N_SYMBOLS], struct cabe_error *err);

@@ -60,8 +60,8 @@ void cabe_session_close(struct cabe_session *session); /* NULL is fine */
  * for the heap that is too small to be itemised, plus the stacks of `n_threads`; at least CABE_SESSION_LEAST_BYTES, so
  * that a plan and the run it was made for, whose libraries may lie a page apart, name the same number.
  */
-#define CABE_SESSION_SLACK_BYTES (UINT64_C(3) << 19)
-#define CABE_SESSION_LEAST_BYTES (UINT64_C(10) << 20)
+#define CABE_SESSION_SLACK_BYTES (UINT64_C(5) << 19)
+#define CABE_SESSION_LEAST_BYTES (UINT64_C(11) << 20)
 uint64_t cabe_session_process_bytes(int n_threads);
 
 /*

@@ -213,9 +213,21 @@ uint64_t cabe_graph_layout(const struct cabe_graph *graph, const int64_t bounds[
 /* Operations of one run (a multiply-add counts two) and bytes of weights it reads; for predicted time. */
 struct cabe_graph_work {
     double matmul_ops[CABE_N_DTYPES][2]; /* by weight dtype and enum cabe_precision */
+    double matmul_bytes[CABE_N_DTYPES][2];  /* of weights, likewise */
+    double matmul_values[CABE_N_DTYPES][2]; /* how many weights that is */
+    double attention_ops[2]; /* over caches: one row a sequence, several; not in other_ops */
+    double attention_parts;  /* that a layer's attention can be shared out in, where it has one row a sequence */
     double other_ops;
-    double weight_bytes;
+    double weight_bytes; /* of products and gathered rows */
     double kv_values; /* numbers in the KV pages that it reads, each once; their format says the bytes */
+    double n_nodes;
+    /* What the graph does not know; whoever does may set it: */
+    int kv_format;       /* enum cabe_kv_format, and the bytes that kv_values then are */
+    double kv_bytes;
+    double drawn;        /* logits that tokens are drawn from */
+    double stream_bytes; /* of weights: read anew in this run, in n_streamed segments */
+    double n_streamed;
+    int stream_direct;   /* from disk, not from the system's page cache */
 };
 /* Attention is counted for sequences of tokens / sequences each, that of caches for contexts of 16 * pages / sequences. */
 void cabe_graph_work(const struct cabe_graph *graph, const int64_t symbols[CABE_N_SYMBOLS],

@@ -267,7 +267,7 @@ static void counts_what_a_decoder_reads(void **state)
     assert_true(work.matmul_ops[CABE_F16][CABE_PRECISION_HIGH] == 2.0 * 4 * weights);
     assert_true(work.kv_values == 2.0 * 2 * 4 * 64 * 2 * 64); /* layers, k and v, sequences, tokens, heads, channels */
     assert_true(work.weight_bytes > weights * 2 && work.weight_bytes < weights * 2 + 1024 * 16);
-    assert_true(work.other_ops > 2.0 * 4 * 4 * 63 * 256);
+    assert_true(work.attention_ops[0] + work.attention_ops[1] > 2.0 * 4 * 4 * 63 * 256);
     cabe_graph_close(g);
 }
 

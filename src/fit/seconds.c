@@ -1,0 +1,141 @@
+#include "fit/seconds.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "tensor/pages.h"
+
+const char *cabe_rate_of_product(const char *what, enum cabe_dtype dtype, enum cabe_precision precision,
+                                 char out[CABE_RATE_NAME_MAX])
+{
+    snprintf(out, CABE_RATE_NAME_MAX, "%s %s %s", what, cabe_dtype_name(dtype),
+             precision == CABE_PRECISION_HIGH ? "high" : "int8");
+    return out;
+}
+
+const char *cabe_rate_of_attention(int many_rows, int kv_format, char out[CABE_RATE_NAME_MAX])
+{
+    snprintf(out, CABE_RATE_NAME_MAX, "attend%s %s", many_rows ? "_rows" : "",
+             cabe_kv_format_name((enum cabe_kv_format)kv_format));
+    return out;
+}
+
+struct here { /* a machine and how much of it is used */
+    const struct cabe_machine *machine;
+    int n_threads;
+    double f32_s, int8_s, read_s;  /* its limits */
+    double ops_share, read_share; /* of what all threads do */
+};
+
+static struct here look_at(const struct cabe_machine *m, int n_threads)
+{
+    struct here h = {.machine = m,
+                     .n_threads = n_threads > 0 ? n_threads : 1,
+                     .f32_s = cabe_machine_ops_s(m, CABE_ARITH_F32, n_threads),
+                     .int8_s = cabe_machine_ops_s(m, CABE_ARITH_INT8, n_threads),
+                     .read_s = cabe_machine_read_bytes_s(m, n_threads),
+                     .ops_share = 1,
+                     .read_share = 1};
+    double all_ops = m->limits.all_ops_s[CABE_ARITH_F32], all_read = m->limits.read_all_bytes_s;
+
+    if (all_ops > 0)
+        h.ops_share = h.f32_s / all_ops;
+    if (all_read > 0)
+        h.read_share = h.read_s / all_read;
+    return h;
+}
+
+/* `amount` at the named rate, else at `limit`; 0 where neither is known. */
+static double seconds_at(const struct here *h, double amount, const char *name, double share, double limit)
+{
+    double rate = cabe_machine_rate(h->machine, name) * share;
+
+    if (!(rate > 0))
+        rate = limit;
+    return rate > 0 && amount > 0 ? amount / rate : 0;
+}
+
+static double larger(double a, double b)
+{
+    return a > b ? a : b;
+}
+
+/*
+ * Products with weights of one kind. Measured are one row, a few and many; between them a row more costs what lies
+ * between. Where nothing is measured a product is done when it has computed and its weights have been read, at once.
+ */
+static double of_product(const struct here *h, const struct cabe_graph_work *w, enum cabe_dtype dtype,
+                         enum cabe_precision precision)
+{
+    const double ops = w->matmul_ops[dtype][precision], values = w->matmul_values[dtype][precision];
+    const double rows = values > 0 ? ops / (2 * values) : 1, limit = precision == CABE_PRECISION_INT8 ? h->int8_s : h->f32_s;
+    char name[CABE_RATE_NAME_MAX];
+    double one, few, many;
+
+    one = seconds_at(h, w->matmul_bytes[dtype][precision], cabe_rate_of_product("read", dtype, precision, name),
+                     h->read_share, h->read_s);
+    many = seconds_at(h, 2 * values * CABE_RATE_MANY, cabe_rate_of_product("ops", dtype, precision, name), h->ops_share,
+                      limit);
+    if (!(cabe_machine_rate(h->machine, cabe_rate_of_product("few", dtype, precision, name)) > 0) || !(values > 0))
+        return larger(one, seconds_at(h, ops, "", 1, limit));
+    few = seconds_at(h, 2 * values * CABE_RATE_FEW, name, h->ops_share, limit);
+    if (rows >= CABE_RATE_MANY)
+        return many * rows / CABE_RATE_MANY;
+    if (rows >= CABE_RATE_FEW)
+        return few + (many - few) * (rows - CABE_RATE_FEW) / (CABE_RATE_MANY - CABE_RATE_FEW);
+    return rows > 1 ? one + (few - one) * (rows - 1) / (CABE_RATE_FEW - 1) : one;
+}
+
+static double of_products(const struct here *h, const struct cabe_graph_work *w)
+{
+    double seconds = 0;
+
+    for (int dtype = 0; dtype < CABE_N_DTYPES; dtype++)
+        for (int p = 0; p < 2; p++)
+            if (w->matmul_ops[dtype][p] > 0)
+                seconds += of_product(h, w, (enum cabe_dtype)dtype, (enum cabe_precision)p);
+    return seconds;
+}
+
+/* A thread takes a kv head of a sequence: three of them keep two threads as long as four would. */
+static double of_attention(const struct here *h, const struct cabe_graph_work *w)
+{
+    char name[CABE_RATE_NAME_MAX];
+    double one = seconds_at(h, w->attention_ops[0], cabe_rate_of_attention(0, w->kv_format, name), h->ops_share, h->f32_s);
+    double many =
+        seconds_at(h, w->attention_ops[1], cabe_rate_of_attention(1, w->kv_format, name), h->ops_share, h->f32_s);
+    double seconds = larger(one + many, h->read_s > 0 ? w->kv_bytes / h->read_s : 0);
+
+    if (w->attention_ops[0] > 0 && w->attention_parts > 0)
+        seconds *= ceil(w->attention_parts / h->n_threads) * h->n_threads / w->attention_parts;
+    return seconds;
+}
+
+/*
+ * Streamed segments are the last but for a head. The first of them is read while what stays computes, each of the
+ * others while the one before it does.
+ */
+static double streamed(const struct here *h, const struct cabe_graph_work *w, double computing)
+{
+    double rate = cabe_machine_rate(h->machine, w->stream_direct ? "disk" : "file"), reading, each, own;
+
+    if (!(rate > 0))
+        return 0;
+    reading = w->stream_bytes / rate / w->n_streamed;
+    own = w->weight_bytes > w->stream_bytes ? w->stream_bytes / w->weight_bytes : 1;
+    each = computing * own / w->n_streamed;
+    return larger(computing * (1 - own), reading) + (w->n_streamed - 1) * larger(reading, each) + each;
+}
+
+double cabe_fit_seconds(const struct cabe_machine *machine, int n_threads, const struct cabe_graph_work *w)
+{
+    struct here h = look_at(machine, n_threads);
+    double seconds = of_products(&h, w) + of_attention(&h, w);
+
+    seconds += seconds_at(&h, w->other_ops, "rows", h.ops_share, h.f32_s);
+    seconds += seconds_at(&h, w->n_nodes, "nodes", 1, 0);
+    seconds += seconds_at(&h, w->drawn, "draw", 1, 0);
+    if (h.read_s > 0 && !(seconds > w->weight_bytes / h.read_s))
+        seconds = w->weight_bytes / h.read_s;
+    return w->n_streamed > 0 ? streamed(&h, w, seconds) : seconds;
+}

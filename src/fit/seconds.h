@@ -1,0 +1,30 @@
+/*
+ * How long work takes on a machine: from the rates that cabe's own code was measured to have there (task/rates.h), and
+ * where nobody has measured, from the machine's limits, which nothing passes.
+ *
+ * Names of rates, of all threads:
+ *   "read <dtype> <precision>"   bytes of weights a second, where a product has one row
+ *   "few <dtype> <precision>", "ops <dtype> <precision>"   operations a second, where it has 8 and 64
+ *   "attend <format>", "attend_rows <format>"   operations a second of attention over pages, likewise
+ *   "rows"       operations a second of everything else
+ *   "nodes"      nodes of a graph a second, for what each costs besides
+ *   "draw"       logits a second that a token is drawn from
+ *   "disk", "file"   bytes a second of a file, past the page cache and out of it
+ */
+#ifndef CABE_FIT_SECONDS_H
+#define CABE_FIT_SECONDS_H
+
+#include "cabe/machine.h"
+#include "tensor/graph.h"
+
+#define CABE_RATE_FEW 8
+#define CABE_RATE_MANY 64
+#define CABE_RATE_NAME_MAX 28 /* of struct cabe_work_rate */
+const char *cabe_rate_of_product(const char *what, enum cabe_dtype dtype, enum cabe_precision precision,
+                                 char out[CABE_RATE_NAME_MAX]);
+const char *cabe_rate_of_attention(int many_rows, int kv_format, char out[CABE_RATE_NAME_MAX]);
+
+/* Predicted seconds; 0: not known, because something is streamed from where nobody has measured. */
+double cabe_fit_seconds(const struct cabe_machine *machine, int n_threads, const struct cabe_graph_work *work);
+
+#endif
