@@ -184,6 +184,14 @@ enum cabe_status cabe_engine_unpark(struct cabe_engine *e, struct slot *s, struc
     return CABE_OK;
 }
 
+void cabe_engine_finish(struct slot *s, enum cabe_finish finish)
+{
+    s->finish = finish;
+    s->stays = 0;
+    cabe_kv_seq_close(s->seq);
+    s->seq = NULL;
+}
+
 void cabe_engine_remove(struct cabe_engine *e, int32_t slot)
 {
     struct slot *s = &e->slots[slot];
@@ -207,18 +215,15 @@ int32_t cabe_engine_n_running(const struct cabe_engine *e)
 void cabe_engine_view(const struct cabe_engine *e, int32_t slot, struct cabe_engine_view *view)
 {
     const struct slot *s = &e->slots[slot];
-    int64_t done = s->used ? s->n_high : 0;
+    int64_t done = s->used ? s->n_high + s->n_dropped : 0;
 
     *view = (struct cabe_engine_view){.finish = s->finish,
                                       .n_prompt = s->n_prompt,
                                       .n_cached = s->n_cached,
                                       .n_done = done < s->n_prompt ? done : s->n_prompt,
                                       .n_new = s->n_new,
-                                      .parked = s->used && !s->seq,
+                                      .parked = s->used && !s->seq && s->finish == CABE_FINISH_NOT,
                                       .n_parked = s->n_parked};
-
-    if (s->used && s->seq)
-        view->n_done = s->n_prompt < done + cabe_kv_seq_dropped(s->seq) ? s->n_prompt : done + cabe_kv_seq_dropped(s->seq);
 }
 
 const float *cabe_engine_logits(const struct cabe_engine *e, int32_t slot)
@@ -375,9 +380,11 @@ static enum cabe_status finish_step(struct cabe_engine *e, struct cabe_error *er
             drawn = draw(e, s, status == CABE_OK ? err : NULL);
         if (drawn == CABE_OK) {
             commit(e, s);
+            if (s->finish != CABE_FINISH_NOT)
+                cabe_engine_finish(s, s->finish);
             continue;
         }
-        s->finish = CABE_FINISH_ERROR;
+        cabe_engine_finish(s, CABE_FINISH_ERROR);
         status = status == CABE_OK ? drawn : status;
     }
     return status == CABE_OK ? CABE_OK : explain(e, status, err);
@@ -391,7 +398,7 @@ enum cabe_status cabe_engine_step(struct cabe_engine *e, const struct cabe_cance
     cabe_engine_share(e);
     collect(e);
     if (e->symbols[CABE_SYM_TOKENS] == 0)
-        return CABE_OK;
+        return cabe_cancelled(cancel) ? cabe_fail(err, CABE_ERR_CANCELLED, "%s: cancelled", e->config.place) : CABE_OK;
     status = run(e, cancel, err);
     if (status != CABE_OK)
         return status;

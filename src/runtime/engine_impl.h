@@ -9,10 +9,11 @@ struct slot {
     int used;
     enum cabe_finish finish;
     struct cabe_request request;
-    struct cabe_kv_seq *seq; /* NULL: parked */
+    struct cabe_kv_seq *seq; /* NULL: parked, or finished */
     int32_t *tokens;  /* [n_ctx + 1]: those in the cache, then those still to be computed */
     int64_t n_tokens;
     int64_t n_prompt, n_cached, n_new;
+    int64_t n_dropped; /* by shifts */
     int64_t n_high;   /* tokens computed or cached, the most there were: the rest is computed for the first time */
     uint64_t order;   /* of joining */
     int32_t n_parked;
@@ -55,6 +56,8 @@ static inline int64_t cabe_engine_pending(const struct slot *s)
 
 /* Gives the slot a sequence with what the store knows of its tokens. */
 enum cabe_status cabe_engine_unpark(struct cabe_engine *e, struct slot *s, struct cabe_error *err);
+/* It goes no further: its pages are given up at once, whoever removes it when. */
+void cabe_engine_finish(struct slot *s, enum cabe_finish finish);
 /* Parks whom a newcomer of `class_` may put out; 0: nobody, or it is not needed. */
 int cabe_engine_make_place(struct cabe_engine *e, enum cabe_class class_);
 /* Who takes how many tokens of this step: each slot's chunk. Room in the store is reserved. */

@@ -11,7 +11,7 @@
 
 static int is_parked(const struct slot *s)
 {
-    return s->used && !s->seq;
+    return s->used && !s->seq && s->finish == CABE_FINISH_NOT;
 }
 
 /* Whether it has waited for too long. Only one at a time has the privilege, so that the classes keep their meaning. */
@@ -169,6 +169,7 @@ static enum cabe_status shift(struct slot *s, struct cabe_error *err)
     memmove(s->tokens + keep, s->tokens + keep + dropped, (size_t)(s->n_tokens - keep - dropped) * sizeof *s->tokens);
     s->n_tokens -= dropped;
     s->n_high -= dropped;
+    s->n_dropped += dropped;
     return CABE_OK;
 }
 
@@ -208,7 +209,7 @@ static void reserve(struct cabe_engine *e, struct slot *s)
             continue;
         victim = status == CABE_ERR_BUDGET ? victim_for_pages(e, s) : NULL;
         if (!victim) {
-            s->finish = status == CABE_ERR_LIMIT ? CABE_FINISH_CONTEXT : CABE_FINISH_MEMORY;
+            cabe_engine_finish(s, status == CABE_ERR_LIMIT ? CABE_FINISH_CONTEXT : CABE_FINISH_MEMORY);
             s->chunk = 0;
             return;
         }

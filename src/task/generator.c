@@ -62,7 +62,8 @@ const struct cabe_model *cabe_generator_model(const struct cabe_generator *g)
 static struct cabe_kv_config kv_config(const struct cabe_generator *g, const struct cabe_knobs *knobs)
 {
     int64_t context = knobs->value[CABE_KNOB_CONTEXT], n_seqs = knobs->value[CABE_KNOB_SEQUENCES];
-    int64_t n_tokens = context * n_seqs;
+    /* Whole pages: sequences do not share their last ones. */
+    int64_t n_tokens = (context + CABE_PAGE_TOKENS - 1) / CABE_PAGE_TOKENS * CABE_PAGE_TOKENS * n_seqs;
     enum cabe_kv_format format = (enum cabe_kv_format)knobs->value[CABE_KNOB_KV];
     struct cabe_kv_config config = {.device = g->net.session->device,
                                     .shape = cabe_model_kv_shape(g->net.model),

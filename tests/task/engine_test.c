@@ -356,6 +356,31 @@ static void a_long_prompt_comes_in_pieces(void **state)
     }
 }
 
+/* Sequences that have finished and are not removed yet hold no pages: those that are parked go on. */
+static void the_finished_hold_nothing(void **state)
+{
+    struct answer answers[6];
+    struct cabe_engine_view view;
+    int32_t slot[6];
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, 64, 64, 6, 96);
+    for (int i = 0; i < 6; i++)
+        assert_int_equal(ask(&b, i, 30, 30, CABE_CLASS_NORMAL, NULL, &answers[i], &slot[i]), CABE_OK);
+    for (int i = 0; cabe_engine_n_running(b.engine) > 0; i++) {
+        assert_true(i < 10000);
+        step(&b);
+    }
+    for (int i = 0; i < 6; i++) {
+        assert_int_equal(finish_of(&b, slot[i], &view), CABE_FINISH_LENGTH);
+        assert_int_equal(view.n_done, 30);
+        assert_int_equal(answers[i].n, 30);
+        cabe_engine_remove(b.engine, slot[i]);
+    }
+    bench_close(&b);
+}
+
 static int make_cache(void **state)
 {
     (void)state;
@@ -377,6 +402,7 @@ int main(void)
         cmocka_unit_test(the_parked_say_what_they_would_have_said), cmocka_unit_test(places_go_by_class),
         cmocka_unit_test(prompts_share_by_weight),                  cmocka_unit_test(salts_share_nothing),
         cmocka_unit_test(a_long_prompt_comes_in_pieces),
+        cmocka_unit_test(the_finished_hold_nothing),
     };
 
     return cmocka_run_group_tests(tests, make_cache, remove_cache);
