@@ -271,6 +271,48 @@ static void note_signals(struct cabe_team *team, int member, void *arg)
     ((int *)arg)[member] = sigismember(&set, SIGINT);
 }
 
+struct between {
+    int at[8][16];
+    int n_members, round, n_wrong; /* plain: only the last to arrive writes them, and all read them after */
+};
+
+static void one_does_it(void *arg)
+{
+    struct between *b = arg;
+
+    for (int m = 0; m < b->n_members; m++)
+        b->n_wrong += b->at[m][0] != b->round;
+    b->round++;
+}
+
+static void between_body(struct cabe_team *team, int member, void *arg)
+{
+    struct between *b = arg;
+
+    for (int round = 0; b->round < 1000 && b->round == round; round++) {
+        b->at[member][0] = round;
+        cabe_team_barrier_then(team, member, one_does_it, b);
+    }
+}
+
+static void one_member_between_barriers(void **state)
+{
+    static const int sizes[] = {1, 2, 3, 8};
+
+    (void)state;
+    for (size_t s = 0; s < sizeof sizes / sizeof sizes[0]; s++) {
+        static struct between between;
+        struct cabe_team *team;
+
+        between = (struct between){.n_members = sizes[s]};
+        assert_int_equal(cabe_team_open(&team, sizes[s], NULL), CABE_OK);
+        cabe_team_run(team, between_body, &between);
+        assert_int_equal(between.round, 1000);
+        assert_int_equal(between.n_wrong, 0);
+        cabe_team_close(team);
+    }
+}
+
 static void members_leave_signals_alone(void **state)
 {
     struct cabe_team *team;
@@ -290,6 +332,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_item_once),
         cmocka_unit_test(barriers_hold),
+        cmocka_unit_test(one_member_between_barriers),
         cmocka_unit_test(beside_other_processes),
         cmocka_unit_test(many_regions),
         cmocka_unit_test(idle_members_use_no_cpu),
