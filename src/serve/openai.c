@@ -39,7 +39,7 @@ static json_t *model_json(const struct cabe_service_model *model)
 
     if (json && model->context > 0)
         json_object_set_new(json, "max_model_len", json_integer(model->context));
-    if (json && model->width > 0)
+    if (json && !model->writes && model->width > 0)
         json_object_set_new(json, "dimensions", json_integer(model->width));
     if (json && model->failed[0])
         json_object_set_new(json, "failed", cabe_json_text(model->failed, strlen(model->failed)));

@@ -203,6 +203,12 @@ static void test_errors(void **state)
                      CABE_ERR_UNSUPPORTED);
     assert_null(prompt.text);
     cabe_chat_close(chat);
+    config.chat_template = "{{ messages[0].content }}"; /* of its own, but without a word of tools */
+    config.template_bytes = strlen(config.chat_template);
+    chat = open_chat(&config);
+    assert_int_equal(cabe_chat_render(chat, talk, 2, tools, 1, NULL, NULL, &prompt, &err), CABE_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "tools:"));
+    cabe_chat_close(chat);
     cabe_chat_close(NULL);
     json_decref(tools);
 }
