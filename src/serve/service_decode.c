@@ -50,52 +50,11 @@ struct decoding_host {
     pthread_t reader;
     struct cabe_service_ticket *reading;
     int read_done; /* under the lock */
+    struct cabe_reading work; /* of short ones */
     struct cabe_error err; /* of what broke the model */
 };
 
 /* ---- reading prompts ---- */
-
-static enum cabe_status read_chat(struct cabe_service_ticket *t, const struct cabe_loaded *loaded)
-{
-    struct cabe_template_result prompt = {0};
-    enum cabe_status status = cabe_chat_render_json(cabe_chat_of(loaded->chat), t->ask.messages, t->ask.tools, 1,
-                                                    t->ask.template_extra, NULL, &prompt, &t->err);
-
-    if (status == CABE_OK)
-        status = cabe_chat_encode(loaded->chat, &prompt, &t->ids, &t->err);
-    cabe_chat_result_clear(&prompt);
-    t->prompt = t->ids.ids;
-    t->n_prompt = t->ids.n;
-    return status;
-}
-
-static enum cabe_status read_text(struct cabe_service_ticket *t, const struct cabe_loaded *loaded)
-{
-    struct cabe_encode_options options = {.add_special = !t->ask.raw, .parse_special = 1};
-    enum cabe_status status = cabe_tokenizer_encode(cabe_generator_tokenizer(loaded->generator), t->ask.prompt,
-                                                    t->ask.prompt_bytes, &options, &t->encoding, &t->err);
-
-    t->prompt = t->encoding.ids;
-    t->n_prompt = t->encoding.n;
-    return status;
-}
-
-void cabe_ticket_read(struct cabe_service_ticket *t, const struct cabe_loaded *loaded)
-{
-    if (t->ask.n_ids) {
-        t->prompt = t->ask.ids;
-        t->n_prompt = t->ask.n_ids;
-        t->read_status = CABE_OK;
-    } else {
-        t->read_status = t->ask.messages ? read_chat(t, loaded) : read_text(t, loaded);
-    }
-    if (t->read_status == CABE_OK && t->n_prompt == 0)
-        t->read_status = cabe_fail(&t->err, CABE_ERR_ARGUMENT, "the prompt is empty");
-    if (t->read_status == CABE_OK && (int64_t)t->n_prompt >= loaded->knobs.value[CABE_KNOB_CONTEXT])
-        t->read_status = cabe_fail(&t->err, CABE_ERR_ARGUMENT,
-                                   "the prompt has %zu tokens, the context has room for %lld and an answer", t->n_prompt,
-                                   (long long)loaded->knobs.value[CABE_KNOB_CONTEXT] - 1);
-}
 
 /* What a token of this model takes in bytes, for estimates. Under the lock. */
 static void calibrate(struct cabe_service_entry *e, const struct cabe_service_ticket *t)
@@ -113,7 +72,7 @@ static void *reader_main(void *self)
     struct decoding_host *h = self;
     struct cabe_service *service = h->entry->service;
 
-    cabe_ticket_read(h->reading, h->loaded);
+    cabe_ticket_read_long(h->reading, h->loaded);
     pthread_mutex_lock(&service->lock);
     h->read_done = 1;
     pthread_cond_signal(&h->entry->wake);
@@ -143,7 +102,7 @@ static void finish_reading(struct decoding_host *h)
 
 static void read_here(struct decoding_host *h, struct cabe_service_ticket *t)
 {
-    cabe_ticket_read(t, h->loaded);
+    cabe_ticket_read(t, h->loaded, &h->work);
     t->phase = CABE_TICKET_READY;
     t->ready_ns = cabe_clock_ns();
     pthread_mutex_lock(&h->entry->service->lock);
@@ -171,7 +130,8 @@ static void begin_reading(struct decoding_host *h, struct cabe_service_ticket *t
     pthread_attr_destroy(&attributes);
     if (failed) {
         h->reading = NULL;
-        read_here(h, t);
+        t->phase = CABE_TICKET_READY;
+        t->read_status = cabe_fail_errno(&t->err, failed, "a thread for the prompt");
     }
 }
 
@@ -703,6 +663,7 @@ static void close_answers(struct decoding_host *h)
         cabe_free(h->answers[i].shown);
     }
     cabe_free(h->answers);
+    cabe_reading_clear(&h->work);
 }
 
 /* What is left when the model is broken, or could not be served at all. */

@@ -264,7 +264,7 @@ enum cabe_status cabe_host_encode(struct cabe_service_entry *e, struct cabe_load
         cabe_thread_class(h.first->class_);
         status = run(&h, err);
         if (status == CABE_ERR_CANCELLED) { /* it lasted too long, or the service ends */
-            atomic_store_explicit(&loaded->cancel.wanted, 0, memory_order_relaxed);
+            atomic_store_explicit(&e->step_cancel.wanted, 0, memory_order_relaxed);
             status = CABE_OK;
         }
         if (status == CABE_OK) {

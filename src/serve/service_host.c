@@ -152,9 +152,11 @@ static void release(struct cabe_service_entry *e, struct cabe_pool_use *use, enu
 {
     struct cabe_service *service = e->service;
     uint64_t keep_ns;
+    int is_pinned;
 
     pthread_mutex_lock(&service->lock);
     e->step_ns = 0;
+    is_pinned = e->view.pinned;
     keep_ns = keep_alive_ns(e);
     pthread_mutex_unlock(&service->lock);
     /* No room to remember it: it then stays until others need the room. */
@@ -163,6 +165,7 @@ static void release(struct cabe_service_entry *e, struct cabe_pool_use *use, enu
     if (status != CABE_OK) { /* broken: whoever asks next gets it fresh */
         (void)!cabe_pool_pin(service->pool, e->view.name, 0, NULL);
         (void)!cabe_pool_unload(service->pool, e->view.name, NULL);
+        (void)!cabe_pool_pin(service->pool, e->view.name, is_pinned, NULL);
     } else if (keep_ns == 0) {
         cabe_pool_tick(service->pool);
     }

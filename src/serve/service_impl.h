@@ -22,7 +22,7 @@
 #include "text/chat_tokens.h"
 
 /* Of a loaded model beside what its plan says: the host's stack as far as it is used, its chat template, texts on the way. */
-#define CABE_HOST_BYTES (UINT64_C(768) << 10)
+#define CABE_HOST_BYTES (UINT64_C(1536) << 10)
 #define CABE_HOST_STACK_BYTES (UINT64_C(1) << 20)
 #define CABE_ENTRIES_MAX 1024
 #define CABE_BYTES_PER_TOKEN 3.5 /* until prompts were seen */
@@ -62,9 +62,8 @@ struct cabe_service_ticket {
     int started;      /* n_running counts it */
 
     /* the prompt */
-    struct cabe_chat_ids ids;
-    struct cabe_encoding encoding;
-    const int32_t *prompt;
+    int32_t *own_ids;
+    const int32_t *prompt; /* these, or the request's */
     size_t n_prompt;
     enum cabe_status read_status;
     struct cabe_error err;
@@ -112,7 +111,6 @@ struct cabe_loaded {
     struct cabe_service *service;
     struct cabe_service_entry *entry;
     struct cabe_session session; /* with a cancel of its own and the budget that was left */
-    struct cabe_cancel cancel;   /* of the load, then of an encoder's runs */
     struct cabe_generator *generator;
     struct cabe_encoder *encoder;
     struct cabe_chat_tokens *chat;
@@ -218,8 +216,16 @@ enum cabe_status cabe_host_decode(struct cabe_service_entry *entry, struct cabe_
                                   struct cabe_pool_use *use, struct cabe_error *err);
 enum cabe_status cabe_host_encode(struct cabe_service_entry *entry, struct cabe_loaded *loaded,
                                   struct cabe_pool_use *use, struct cabe_error *err);
+
+struct cabe_reading { /* working memory, reused */
+    struct cabe_chat_ids chat;
+    struct cabe_encoding encoding;
+};
+void cabe_reading_clear(struct cabe_reading *reading);
 /* Makes tokens of a ticket's prompt; the result is in the ticket. */
-void cabe_ticket_read(struct cabe_service_ticket *ticket, const struct cabe_loaded *loaded);
+void cabe_ticket_read(struct cabe_service_ticket *ticket, const struct cabe_loaded *loaded, struct cabe_reading *reading);
+/* The same for a long one, whose working memory the ledger must have room for. */
+void cabe_ticket_read_long(struct cabe_service_ticket *ticket, const struct cabe_loaded *loaded);
 
 void *cabe_keeper_main(void *service);
 void cabe_keeper_call(struct cabe_service *service); /* under the lock: it looks at once */

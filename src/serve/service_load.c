@@ -268,7 +268,7 @@ static enum cabe_status load(void *self, const struct cabe_cancel *cancel, void 
         set_state(e, CABE_SERVICE_ABSENT);
         return status;
     }
-    l->session.cancel = &l->cancel;
+    l->session.cancel = &e->step_cancel; /* of an encoder's runs */
     l->is_taken = 1;
     *object = l;
     pthread_mutex_lock(&e->service->lock);
@@ -309,6 +309,8 @@ enum cabe_status cabe_loaded_acquire(struct cabe_service_entry *e, const struct 
     l->session.cancel = cancel;
     l->session.progress = (struct cabe_progress){0};
     status = cabe_pool_acquire(e->service->pool, e->view.name, &source, cancel, use, &own);
+    if (status == CABE_ERR_BUDGET && l->bytes.resident[CABE_HOST] > 0) /* planned, so it would fit alone */
+        status = cabe_fail_in(&own, CABE_ERR_BUSY, "no room for it now");
     if (!l->is_taken)
         close_loaded(l);
     if (status == CABE_OK)

@@ -142,8 +142,8 @@ enum cabe_status cabe_ticket_ask(struct cabe_service_ticket **out, struct cabe_s
     enum cabe_status status;
 
     place_ask(&layout, ask, &copy);
-    /* Tokens that the text becomes, with their offsets while they are made. */
-    status = new_ticket(&t, entry, ask->class_, layout.used, ask->n_ids ? 0 : 12 * (uint64_t)bytes / 3, err);
+    /* And the tokens that the text becomes, at most one a byte. */
+    status = new_ticket(&t, entry, ask->class_, layout.used, ask->n_ids ? 0 : sizeof(int32_t) * (uint64_t)bytes, err);
     if (status != CABE_OK)
         return status;
     layout = (struct layout){.base = t->block};
@@ -189,8 +189,7 @@ void cabe_ticket_free(struct cabe_service_ticket *t)
     json_decref((json_t *)(uintptr_t)t->ask.messages);
     json_decref((json_t *)(uintptr_t)t->ask.tools);
     json_decref((json_t *)(uintptr_t)t->ask.template_extra);
-    cabe_chat_ids_clear(&t->ids);
-    cabe_encoding_clear(&t->encoding);
+    cabe_free(t->own_ids);
     cabe_free(t->rows);
     cabe_free(t->block);
     if (t->charged_bytes)
