@@ -6,9 +6,6 @@
 #include "base/memory.h"
 #include "serve/service_impl.h"
 
-#define PATIENCE_NS UINT64_C(30000000000) /* a load waits so long for models in use */
-#define WINDOW_NS UINT64_C(10000000000)   /* at most two swaps in it */
-
 static void fill_defaults(struct cabe_service_config *config)
 {
     config->queue_requests = config->queue_requests > 0 ? config->queue_requests : 256;
@@ -22,7 +19,7 @@ static void fill_defaults(struct cabe_service_config *config)
 
 static enum cabe_status start(struct cabe_service *service, struct cabe_error *err)
 {
-    struct cabe_pool_config pool = {.patience_ns = PATIENCE_NS, .window_ns = WINDOW_NS};
+    struct cabe_pool_config pool = {.patience_ns = CABE_POOL_PATIENCE_NS};
     pthread_attr_t attributes;
     enum cabe_status status =
         cabe_pool_open(&service->pool, service->config.session->ledger, service->config.session->log, err);

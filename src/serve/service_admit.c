@@ -8,27 +8,36 @@
 #define RETRY_LEAST_S 0.1
 #define RETRY_MOST_S 600.0
 #define RETRY_DRAINING_S 5.0
+#define WAITED_NS UINT64_C(2000000)
+#define RATE_LEAST 4
+#define WAIT_SHARE 0.8 /* of the time until the first token, that waiting may be expected to take */
 
 /* ---- rates ---- */
 
-void cabe_rate_start(struct cabe_rate *rate, uint64_t now_ns, int64_t tokens)
+void cabe_rate_take(struct cabe_rate *rate, uint64_t admitted_ns, uint64_t now_ns, int64_t tokens)
 {
-    rate->start[rate->n % CABE_RATE_STARTS].ns = now_ns;
-    rate->start[rate->n % CABE_RATE_STARTS].tokens = tokens;
+    uint64_t since_ns = rate->last_ns > admitted_ns ? rate->last_ns : admitted_ns;
+    unsigned at = rate->n % CABE_RATE_STARTS;
+
+    rate->last_ns = now_ns;
+    if (now_ns - admitted_ns < WAITED_NS)
+        return; /* there was room: that says nothing of how fast the queue goes down */
+    rate->take[at].seconds = cabe_seconds(since_ns, now_ns);
+    rate->take[at].tokens = tokens;
     rate->n++;
 }
 
-/* What left the queue a second, over the last starts. */
 static double rate_of(const struct cabe_rate *rate, int of_tokens)
 {
-    unsigned n = rate->n < CABE_RATE_STARTS ? rate->n : CABE_RATE_STARTS, first = rate->n - n;
-    double sum = 0, seconds;
+    unsigned n = rate->n < CABE_RATE_STARTS ? rate->n : CABE_RATE_STARTS;
+    double sum = 0, seconds = 0;
 
-    if (n < 2)
+    if (n < RATE_LEAST)
         return 0;
-    for (unsigned i = first + 1; i != rate->n; i++)
-        sum += of_tokens ? (double)rate->start[i % CABE_RATE_STARTS].tokens : 1;
-    seconds = cabe_seconds(rate->start[first % CABE_RATE_STARTS].ns, rate->start[(rate->n - 1) % CABE_RATE_STARTS].ns);
+    for (unsigned i = 0; i < n; i++) {
+        sum += of_tokens ? (double)rate->take[i].tokens : 1;
+        seconds += rate->take[i].seconds;
+    }
     return seconds > 0 ? sum / seconds : 0;
 }
 
@@ -118,6 +127,24 @@ static enum cabe_status check_service(struct cabe_service *service, enum cabe_cl
     return CABE_OK;
 }
 
+/* Whether it could begin before its time is over; when not, it is told at once. Under the lock. */
+static enum cabe_status check_wait(struct cabe_service_entry *e, enum cabe_class class_,
+                                   struct cabe_service_refusal *refusal, struct cabe_error *err)
+{
+    double rate = cabe_rate_tokens(&e->rate), limit_s = WAIT_SHARE * e->service->config.first_token_s, wait_s;
+
+    if (rate <= 0 || e->queue.n == 0 || e->kind == 0)
+        return CABE_OK;
+    wait_s = (double)cabe_queue_ahead(&e->queue, class_) / rate;
+    if (wait_s <= limit_s)
+        return CABE_OK;
+    e->service->stats.n_refused_tokens++;
+    return refuse(refusal, within(wait_s - limit_s), 0,
+                  cabe_fail(err, CABE_ERR_LIMIT, "%lld requests wait: one of class %s would wait %.0f s, past the %g s until "
+                            "a first token",
+                            (long long)e->queue.n, cabe_class_name(class_), wait_s, e->service->config.first_token_s));
+}
+
 /* Whether the queue has room; nothing is changed but counters. Under the lock. */
 static enum cabe_status check_queue(struct cabe_service_entry *e, enum cabe_class class_, int64_t tokens,
                                     struct cabe_service_refusal *refusal, struct cabe_error *err)
@@ -127,7 +154,7 @@ static enum cabe_status check_queue(struct cabe_service_entry *e, enum cabe_clas
 
     if (status == CABE_OK) {
         cabe_queue_remove(&probe);
-        return CABE_OK;
+        return check_wait(e, class_, refusal, err);
     }
     if (e->queue.n >= e->queue.config.n_max)
         e->service->stats.n_refused_requests++;
@@ -279,9 +306,14 @@ void cabe_service_cancel(struct cabe_service *service, struct cabe_service_ticke
     pthread_mutex_unlock(&service->lock);
 }
 
-void cabe_service_pressure(struct cabe_service *service, double cpu, double memory)
+void cabe_service_pressure_at(struct cabe_service *service, double now_s, double cpu, double memory)
 {
     pthread_mutex_lock(&service->lock);
-    cabe_pace_update(&service->pace, (double)cabe_clock_ns() / 1e9, 100 * cpu, 100 * memory);
+    cabe_pace_update(&service->pace, now_s, 100 * cpu, 100 * memory);
     pthread_mutex_unlock(&service->lock);
+}
+
+void cabe_service_pressure(struct cabe_service *service, double cpu, double memory)
+{
+    cabe_service_pressure_at(service, (double)cabe_clock_ns() / 1e9, cpu, memory);
 }

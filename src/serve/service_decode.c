@@ -435,18 +435,38 @@ static int wants_more(const struct decoding_host *h, enum cabe_class class_)
     return waiting == 0 && reading < READING_MAX && used < h->n_answers && cabe_engine_has_room(h->engine, class_);
 }
 
+/*
+ * The queue's next one; where there is no place for it, the oldest of a higher class for which there is, since one of a
+ * lower class is parked for it. Under the lock.
+ */
+static struct cabe_queue_item *choose(struct decoding_host *h, uint64_t now_ns)
+{
+    struct cabe_service_entry *e = h->entry;
+    uint64_t next_ns;
+    struct cabe_queue_item *item = cabe_host_next(e, now_ns, &next_ns), *higher;
+
+    if (!item || wants_more(h, item->class_))
+        return item;
+    for (int class_ = 0; class_ < (int)item->class_; class_++) {
+        higher = cabe_queue_oldest(&e->queue, (enum cabe_class)class_);
+        if (higher && wants_more(h, higher->class_))
+            return higher;
+    }
+    return NULL;
+}
+
 static struct cabe_service_ticket *take_one(struct decoding_host *h)
 {
     struct cabe_service_entry *e = h->entry;
     struct cabe_service *service = e->service;
     struct cabe_service_ticket *t = NULL, **at = &h->first;
     struct cabe_queue_item *item;
-    uint64_t now_ns = cabe_clock_ns(), next_ns;
+    uint64_t now_ns = cabe_clock_ns();
 
     pthread_mutex_lock(&service->lock);
-    item = cabe_host_next(e, now_ns, &next_ns);
-    if (item && wants_more(h, item->class_))
-        t = cabe_host_take(e, now_ns);
+    item = choose(h, now_ns);
+    if (item)
+        t = cabe_host_take_item(e, item, now_ns);
     pthread_mutex_unlock(&service->lock);
     if (!t)
         return NULL;

@@ -7,6 +7,9 @@
 #include "base/threads.h"
 #include "serve/service_impl.h"
 
+#define WINDOW_LOADS 5.0
+#define WINDOW_S_MAX 10.0
+
 /* From when on it may be taken: while others press the machine, new work is held back by its class. */
 static uint64_t due_ns(const struct cabe_service_entry *e, const struct cabe_queue_item *item)
 {
@@ -30,7 +33,8 @@ struct cabe_queue_item *cabe_host_next(const struct cabe_service_entry *e, uint6
     return NULL;
 }
 
-static struct cabe_service_ticket *take(struct cabe_service_entry *e, struct cabe_queue_item *item, uint64_t now_ns)
+struct cabe_service_ticket *cabe_host_take_item(struct cabe_service_entry *e, struct cabe_queue_item *item,
+                                                uint64_t now_ns)
 {
     struct cabe_service_ticket *t = CABE_QUEUE_OF(item, struct cabe_service_ticket, item);
 
@@ -48,7 +52,8 @@ static struct cabe_service_ticket *take(struct cabe_service_entry *e, struct cab
     t->started = 1;
     t->next = NULL;
     e->view.n_running++;
-    cabe_rate_start(&e->rate, now_ns, t->estimated_tokens);
+    if (e->loaded_ns < t->admitted_ns)
+        cabe_rate_take(&e->rate, t->admitted_ns, now_ns, t->estimated_tokens);
     return t;
 }
 
@@ -57,7 +62,7 @@ struct cabe_service_ticket *cabe_host_take(struct cabe_service_entry *e, uint64_
     uint64_t next_ns;
     struct cabe_queue_item *item = cabe_host_next(e, now_ns, &next_ns);
 
-    return item ? take(e, item, now_ns) : NULL;
+    return item ? cabe_host_take_item(e, item, now_ns) : NULL;
 }
 
 /* ---- under the lock ---- */
@@ -111,7 +116,7 @@ static void fail_all(struct cabe_service_entry *e, enum cabe_status status, cons
     uint64_t now_ns = cabe_clock_ns();
 
     while (e->queue.n > 0) {
-        t = take(e, cabe_queue_peek(&e->queue, now_ns), now_ns);
+        t = cabe_host_take_item(e, cabe_queue_peek(&e->queue, now_ns), now_ns);
         *last = t;
         last = &t->next;
     }
@@ -130,6 +135,22 @@ static uint64_t keep_alive_ns(const struct cabe_service_entry *e)
                                                                   : (uint64_t)(e->view.keep_alive_s * 1e9);
 }
 
+/*
+ * Models that do not fit together take turns, at most two in a time that is some loads long: what loads in milliseconds
+ * may come and go with each request, what takes seconds serves a while.
+ */
+static void set_window(struct cabe_service *service)
+{
+    struct cabe_pool_config config = {.patience_ns = CABE_POOL_PATIENCE_NS};
+    double load_s = 0;
+
+    for (const struct cabe_service_entry *e = service->entries; e; e = e->next)
+        if (e->view.state == CABE_SERVICE_READY && e->view.load_s > load_s)
+            load_s = e->view.load_s;
+    config.window_ns = (uint64_t)(1e9 * (load_s < WINDOW_S_MAX / WINDOW_LOADS ? WINDOW_LOADS * load_s : WINDOW_S_MAX));
+    cabe_pool_configure(service->pool, &config);
+}
+
 static enum cabe_status acquire(struct cabe_service_entry *e, struct cabe_pool_use **use, struct cabe_error *err)
 {
     struct cabe_service *service = e->service;
@@ -145,6 +166,7 @@ static enum cabe_status acquire(struct cabe_service_entry *e, struct cabe_pool_u
     e->is_serving = status == CABE_OK;
     e->loaded_ns = cabe_clock_ns();
     cabe_keeper_call(service); /* waiting times count from here */
+    set_window(service);
     return status;
 }
 

@@ -28,6 +28,7 @@
 #define CABE_BYTES_PER_TOKEN 3.5 /* until prompts were seen */
 #define CABE_RATE_STARTS 32
 #define CABE_RATE_SECONDS 8
+#define CABE_POOL_PATIENCE_NS UINT64_C(30000000000) /* a load waits so long for models in use */
 #define CABE_EMBED_ROWS 256 /* texts of one run */
 #define CABE_EMBED_REQUESTS 20
 #define CABE_EMBED_BYTES (16u << 10) /* of texts of one run, or one text */
@@ -119,15 +120,18 @@ struct cabe_loaded {
     double prompt_speed, answer_speed; /* planned tokens a second; 0: not known */
     float *rows;                       /* of an encoder: [CABE_EMBED_ROWS][width] */
     uint64_t rows_bytes, host_bytes;   /* reserved */
+    int kind;                          /* as its entry's */
+    int beside_busy;                   /* planned into what models in use leave */
     int is_taken;                      /* it became the pool's */
 };
 
-struct cabe_rate { /* what leaves the queue; for Retry-After */
+struct cabe_rate { /* how fast the queue goes down while something waits, over the last that had to wait */
     struct {
-        uint64_t ns;
+        double seconds;
         int64_t tokens;
-    } start[CABE_RATE_STARTS];
+    } take[CABE_RATE_STARTS];
     unsigned n;
+    uint64_t last_ns; /* when the last one was taken */
 };
 
 struct cabe_meter { /* tokens by the second */
@@ -183,6 +187,9 @@ struct cabe_service {
     void *answer_self;
 };
 
+/* For tests: cabe_service_pressure() on a clock of theirs. */
+void cabe_service_pressure_at(struct cabe_service *service, double now_s, double cpu, double memory);
+
 /* The entry of a name; one is made when the store has it. */
 enum cabe_status cabe_entry_find(struct cabe_service_entry **out, struct cabe_service *service, const char *name,
                                  struct cabe_error *err);
@@ -191,7 +198,7 @@ void cabe_service_tell(struct cabe_service *service, enum cabe_service_event eve
 double cabe_seconds(uint64_t from_ns, uint64_t to_ns); /* 0 where it is not after */
 
 /* Under the lock. */
-void cabe_rate_start(struct cabe_rate *rate, uint64_t now_ns, int64_t tokens);
+void cabe_rate_take(struct cabe_rate *rate, uint64_t admitted_ns, uint64_t now_ns, int64_t tokens);
 double cabe_rate_requests(const struct cabe_rate *rate); /* a second; 0: not known */
 double cabe_rate_tokens(const struct cabe_rate *rate);
 void cabe_meter_add(struct cabe_meter *meter, uint64_t now_ns, int64_t n);
@@ -211,6 +218,8 @@ enum cabe_status cabe_host_start(struct cabe_service_entry *entry, struct cabe_e
 struct cabe_queue_item *cabe_host_next(const struct cabe_service_entry *entry, uint64_t now_ns, uint64_t *next_ns);
 /* Under the lock: the next one from the queue, counted as running; NULL when nothing waits. */
 struct cabe_service_ticket *cabe_host_take(struct cabe_service_entry *entry, uint64_t now_ns);
+struct cabe_service_ticket *cabe_host_take_item(struct cabe_service_entry *entry, struct cabe_queue_item *item,
+                                                uint64_t now_ns);
 /* Serve until nothing waits, the room is wanted, or the model is broken (then not CABE_OK); without the lock. */
 enum cabe_status cabe_host_decode(struct cabe_service_entry *entry, struct cabe_loaded *loaded,
                                   struct cabe_pool_use *use, struct cabe_error *err);

@@ -11,25 +11,40 @@
 
 /* ---- finding and planning ---- */
 
-/* The whole budget, less what models hold that do not go away. */
-static void set_budget(struct cabe_loaded *l)
+/*
+ * The whole budget, less what does not go away to make room: models that are pinned, and what is no model's (documents,
+ * analyses, connections); with `beside_busy` also models in use. A model that is being loaded counts with its peak, so
+ * the rest is rather too small than too large: then the load waits, or is refused by the ledger.
+ */
+static void set_budget(struct cabe_loaded *l, int beside_busy)
 {
     struct cabe_service *service = l->service;
+    uint64_t budget = service->config.session->budget_bytes[CABE_HOST], models = 0, stay = 0;
+    struct cabe_ledger_view view;
 
     pthread_mutex_lock(&service->lock);
     for (struct cabe_service_entry *e = service->entries; e; e = e->next) {
-        uint64_t held = e != l->entry && e->view.pinned && e->view.state == CABE_SERVICE_READY ? e->view.bytes : 0;
-        uint64_t *budget = &l->session.budget_bytes[CABE_HOST];
+        uint64_t bytes = e->view.state == CABE_SERVICE_READY ? e->view.bytes : e->view.peak_bytes;
 
-        *budget = *budget > held ? *budget - held : 0;
+        if (e == l->entry || e->view.state == CABE_SERVICE_ABSENT)
+            continue;
+        models += bytes;
+        stay += e->view.pinned || (beside_busy && (e->is_serving || e->is_acquiring)) ? bytes : 0;
     }
     pthread_mutex_unlock(&service->lock);
+    cabe_ledger_read(l->session.ledger, &view);
+    models += l->session.process_bytes;
+    if (view.device[CABE_HOST].used_bytes > models)
+        stay += view.device[CABE_HOST].used_bytes - models;
+    l->session.budget_bytes[CABE_HOST] = budget > stay ? budget - stay : 0;
 }
 
 static enum cabe_status find_encoder(struct cabe_loaded *l, struct cabe_error *err)
 {
     struct cabe_encoder_wishes wishes = {.dtype = l->service->config.dtype, .precision = -1};
 
+    cabe_encoder_close(l->encoder);
+    l->encoder = NULL;
     return cabe_encoder_find(&l->encoder, &l->session, l->entry->path, &wishes, err);
 }
 
@@ -99,14 +114,14 @@ static int is_cramped(const struct cabe_loaded *l, const struct cabe_plan *plan)
     return !plan->fits || plan->knobs.value[CABE_KNOB_CONTEXT] < enough || plan->knobs.value[CABE_KNOB_STREAM] != 0;
 }
 
-static enum cabe_status make_plan(struct cabe_loaded *l, struct cabe_plan *plan, struct cabe_error *err)
+static enum cabe_status plan_within(struct cabe_loaded *l, struct cabe_plan *plan, struct cabe_error *err)
 {
     int32_t n_seqs = l->service->config.n_seqs > 0 ? l->service->config.n_seqs : N_SEQS;
     enum cabe_status status = CABE_ERR_UNSUPPORTED;
 
-    if (l->entry->kind != 0)
+    if (l->kind != 0)
         status = find_generator(l, n_seqs, err);
-    if (status == CABE_ERR_UNSUPPORTED && l->entry->kind != 1)
+    if (status == CABE_ERR_UNSUPPORTED && l->kind != 1)
         status = find_encoder(l, err);
     if (status == CABE_OK)
         status = plan_once(l, plan, err);
@@ -117,6 +132,42 @@ static enum cabe_status make_plan(struct cabe_loaded *l, struct cabe_plan *plan,
             status = plan_once(l, plan, err);
     }
     return status == CABE_OK ? cabe_plan_refuse(plan, err) : status;
+}
+
+/* Whether `plan`, made beside models in use, is as good as one that waits for them. */
+static int is_as_good(const struct cabe_loaded *l, const struct cabe_plan *plan, const struct cabe_plan *best)
+{
+    const int64_t *value = plan->knobs.value;
+
+    return value[CABE_KNOB_DTYPE] == best->knobs.value[CABE_KNOB_DTYPE] &&
+           value[CABE_KNOB_STREAM] == best->knobs.value[CABE_KNOB_STREAM] && (!l->generator || !is_cramped(l, plan));
+}
+
+/*
+ * Rather a little smaller beside the models in use than as it would be alone and waiting for them; unless that costs
+ * more than some context and speed of prompts. When it has waited in vain: as it can be.
+ */
+static enum cabe_status make_plan(struct cabe_loaded *l, struct cabe_plan *plan, struct cabe_error *err)
+{
+    struct cabe_plan *beside;
+    enum cabe_status status;
+
+    set_budget(l, l->beside_busy);
+    status = plan_within(l, plan, err);
+    if (status != CABE_OK || l->beside_busy)
+        return status;
+    set_budget(l, 1);
+    if (plan->peak_bytes[CABE_HOST] <= l->session.budget_bytes[CABE_HOST])
+        return CABE_OK;
+    beside = cabe_malloc(sizeof *beside);
+    if (beside && plan_within(l, beside, NULL) == CABE_OK && is_as_good(l, beside, plan)) {
+        *plan = *beside;
+        cabe_free(beside);
+        return CABE_OK;
+    }
+    cabe_free(beside);
+    set_budget(l, 0);
+    return plan_within(l, plan, err); /* what was found is that of this plan again */
 }
 
 /* ---- what is then known of the model ---- */
@@ -155,7 +206,6 @@ static enum cabe_status measure(void *self, struct cabe_pool_bytes *bytes, struc
 
     if (!plan)
         return cabe_fail(err, CABE_ERR_OOM, "%s: its plan", l->entry->path);
-    set_budget(l);
     status = make_plan(l, plan, err);
     if (status == CABE_OK) {
         l->knobs = plan->knobs;
@@ -293,26 +343,45 @@ static void unload(void *object)
     cabe_service_tell(e->service, CABE_SERVICE_EVENT_UNLOADED, e->view.name, cabe_seconds(begun_ns, cabe_clock_ns()));
 }
 
-enum cabe_status cabe_loaded_acquire(struct cabe_service_entry *e, const struct cabe_cancel *cancel,
-                                     struct cabe_pool_use **use, struct cabe_error *err)
+static enum cabe_status acquire(struct cabe_service_entry *e, int beside_busy, const struct cabe_cancel *cancel,
+                                struct cabe_pool_use **use, int *was_planned, struct cabe_error *err)
 {
     struct cabe_loaded *l = cabe_calloc(1, sizeof *l);
     struct cabe_pool_source source = {measure, load, unload, l};
-    struct cabe_error own;
     enum cabe_status status;
 
+    *was_planned = 0;
     if (!l)
         return cabe_fail(err, CABE_ERR_OOM, "%s: its handle", e->view.name);
     l->service = e->service;
     l->entry = e;
+    l->beside_busy = beside_busy;
+    pthread_mutex_lock(&e->service->lock);
+    l->kind = e->kind;
+    pthread_mutex_unlock(&e->service->lock);
     l->session = *e->service->config.session;
     l->session.cancel = cancel;
     l->session.progress = (struct cabe_progress){0};
-    status = cabe_pool_acquire(e->service->pool, e->view.name, &source, cancel, use, &own);
-    if (status == CABE_ERR_BUDGET && l->bytes.resident[CABE_HOST] > 0) /* planned, so it would fit alone */
-        status = cabe_fail_in(&own, CABE_ERR_BUSY, "no room for it now");
+    status = cabe_pool_acquire(e->service->pool, e->view.name, &source, cancel, use, err);
+    if (status != CABE_OK)
+        *was_planned = l->bytes.resident[CABE_HOST] > 0;
     if (!l->is_taken)
         close_loaded(l);
+    return status;
+}
+
+enum cabe_status cabe_loaded_acquire(struct cabe_service_entry *e, const struct cabe_cancel *cancel,
+                                     struct cabe_pool_use **use, struct cabe_error *err)
+{
+    struct cabe_error own;
+    int was_planned;
+    enum cabe_status status = acquire(e, 0, cancel, use, &was_planned, &own);
+
+    if (status == CABE_ERR_BUDGET && was_planned) { /* it would fit, but others do not go away */
+        status = acquire(e, 1, cancel, use, &was_planned, &own);
+        if (status == CABE_ERR_BUDGET)
+            status = cabe_fail_in(&own, CABE_ERR_BUSY, "no room for it now");
+    }
     if (status == CABE_OK)
         return CABE_OK;
     if (status != CABE_ERR_CANCELLED) {

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "sanitizer.h"
+#include "serve/service_impl.h"
 #include "service_setup.h"
 
 #define MEMORY (UINT64_C(256) << 20)
@@ -330,6 +331,82 @@ static void test_too_large(void **state)
     assert_int_equal(answer(&f, WRITER, 5, &a), CABE_ERR_BUDGET);
     assert_true(a.err.missing_bytes > 0);
     asked_clear(&a);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
+/* ---- pressure, on a clock of the test's ---- */
+
+static void press(struct fixture *f, double *now_s, int seconds, double cpu, double memory)
+{
+    for (int i = 0; i < seconds; i++)
+        cabe_service_pressure_at(f->service, *now_s += 1, cpu, memory);
+}
+
+static enum cabe_status ask_of_class(struct fixture *f, enum cabe_class class_, struct cabe_service_refusal *refusal)
+{
+    struct cabe_service_ask wish;
+    enum cabe_status status;
+    struct asked a;
+
+    asked_init(&a);
+    wish = prompt_of(&a, WRITER, "once there was pressure", 3);
+    wish.class_ = class_;
+    status = cabe_service_ask(f->service, &wish, &a.ticket, refusal, &err);
+    if (status == CABE_OK) {
+        wait_ended(&a);
+        status = a.status;
+    }
+    asked_clear(&a);
+    return status;
+}
+
+static void test_pressure(void **state)
+{
+    struct cabe_service_refusal refusal;
+    struct cabe_service_stats stats;
+    double now_s = 1000;
+    struct fixture f;
+
+    (void)state;
+    begin(&f, MEMORY, NULL);
+    must_answer(&f, WRITER);
+    for (int i = 0; i < 100; i++) /* a load that comes and goes in turns of a second is none */
+        press(&f, &now_s, 1, i % 2 ? 0.95 : 0.1, 0.5);
+    assert_int_equal(ask_of_class(&f, CABE_CLASS_LOW, &refusal), CABE_OK);
+    press(&f, &now_s, 30, 0.95, 0.5);
+    assert_int_equal(ask_of_class(&f, CABE_CLASS_LOW, &refusal), CABE_ERR_BUSY);
+    assert_true(refusal.overloaded && refusal.retry_after_s > 0);
+    assert_int_equal(ask_of_class(&f, CABE_CLASS_CRITICAL, &refusal), CABE_OK);
+    press(&f, &now_s, 3, 0.1, 0.1); /* too short to be calm */
+    assert_int_equal(ask_of_class(&f, CABE_CLASS_CRITICAL, &refusal), CABE_OK);
+    press(&f, &now_s, 300, 0.1, 0.1);
+    assert_int_equal(ask_of_class(&f, CABE_CLASS_LOW, &refusal), CABE_OK);
+    cabe_service_stats(f.service, &stats);
+    assert_int_equal(stats.n_refused_pressure, 1);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
+/* ---- pins ---- */
+
+static void test_pinned(void **state)
+{
+    struct cabe_service_config config = {.kv = -1, .dtype = -1, .context = 128, .n_seqs = 1};
+    struct cabe_service_model view;
+    struct fixture f;
+    struct asked a;
+
+    (void)state;
+    begin(&f, cabe_session_process_bytes(2) + (UINT64_C(8) << 20), &config);
+    assert_int_equal(cabe_service_pin(f.service, WRITER, 1, &err), CABE_OK);
+    must_answer(&f, WRITER);
+    for (size_t i = 0; i < N_MODELS; i++) {
+        (void)answer(&f, models[i], 3, &a); /* some of them find no room */
+        asked_clear(&a);
+    }
+    assert_int_equal(cabe_service_model(f.service, WRITER, &view, &err), CABE_OK);
+    assert_int_equal(view.state, CABE_SERVICE_READY);
+    assert_int_equal(view.n_loads, 1);
+    assert_true(view.pinned);
     assert_int_equal(close_fixture(&f), 0);
 }
 
@@ -689,6 +766,8 @@ int main(void)
         cmocka_unit_test(test_too_many_tokens),
         cmocka_unit_test(test_time_is_over),
         cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_pressure),
+        cmocka_unit_test(test_pinned),
         cmocka_unit_test(test_salts),
         cmocka_unit_test(test_allocations_warm),
         cmocka_unit_test(test_allocations_cold),

@@ -179,6 +179,38 @@ static void test_choices(void **state)
     assert_int_equal(close_fixture(&f), 0);
 }
 
+/* ---- a conversation ---- */
+
+static void test_messages(void **state)
+{
+    json_t *messages = json_pack("[{s:s, s:s}, {s:s, s:s}]", "role", "system", "content", "You write.", "role", "user",
+                                 "content", "Write of the <s> sea.");
+    struct cabe_service_ask wish;
+    struct asked a[2];
+    struct fixture f;
+
+    (void)state;
+    begin(&f, MEMORY, NULL);
+    for (int i = 0; i < 2; i++) {
+        asked_init(&a[i]);
+        wish = prompt_of(&a[i], WRITER, NULL, 9);
+        wish.messages = messages;
+        wish.ignore_end = 1;
+        ask(&f, &a[i], &wish);
+        wait_ended(&a[i]);
+        if (a[i].status != CABE_OK)
+            fail_msg("%s", a[i].err.text);
+    }
+    assert_int_equal(a[0].counts.n_prompt, a[1].counts.n_prompt);
+    assert_int_equal(a[0].n_text[0], a[1].n_text[0]);
+    assert_memory_equal(a[0].text[0], a[1].text[0], a[0].n_text[0]);
+    assert_int_equal(close_fixture(&f), 0);
+    assert_int_equal(messages->refcount, 1);
+    json_decref(messages);
+    asked_clear(&a[0]);
+    asked_clear(&a[1]);
+}
+
 /* ---- embeddings ---- */
 
 static void test_embeddings(void **state)
@@ -276,6 +308,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_answers),
         cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_messages),
         cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_refusals),
     };
