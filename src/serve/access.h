@@ -23,6 +23,9 @@ struct cabe_access;
 CABE_CHECKED enum cabe_status cabe_access_open(struct cabe_access **out, const struct cabe_serve_config *config,
                                                struct cabe_error *err);
 void cabe_access_close(struct cabe_access *access); /* NULL is fine */
+/* Sockets that were handed over are reached from elsewhere too, whatever `host` says: any Host is right. Before the first
+ * request. */
+void cabe_access_any_host(struct cabe_access *access);
 size_t cabe_access_n_keys(const struct cabe_access *access);
 /* Whether a key is one of ours; `key` may be NULL. */
 int cabe_access_key(const struct cabe_access *access, const char *key, size_t n);

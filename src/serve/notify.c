@@ -1,7 +1,9 @@
 #include "serve/notify.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -89,6 +91,25 @@ static int is_listening_stream(int fd)
 
     return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &n) == 0 && type == SOCK_STREAM &&
            getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &m) == 0 && listens;
+}
+
+int cabe_listen_is_local(int fd)
+{
+    union {
+        struct sockaddr any;
+        struct sockaddr_in v4;
+        struct sockaddr_in6 v6;
+        struct sockaddr_storage room;
+    } address = {0};
+    socklen_t n = sizeof address;
+
+    if (getsockname(fd, &address.any, &n) != 0)
+        return 0;
+    if (address.any.sa_family == AF_INET)
+        return ntohl(address.v4.sin_addr.s_addr) >> 24 == 127;
+    if (address.any.sa_family == AF_INET6)
+        return IN6_IS_ADDR_LOOPBACK(&address.v6.sin6_addr);
+    return address.any.sa_family == AF_UNIX;
 }
 
 enum cabe_status cabe_listen_fds(int *fds, int n_max, int *n, struct cabe_error *err)

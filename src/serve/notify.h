@@ -26,5 +26,7 @@ void cabe_notify_send(const struct cabe_notify *notify, const char *format, ...)
 /* Listening stream sockets handed to this process, at most n_max; takes them out of the environment. Something else than
  * such a socket is an error. */
 CABE_CHECKED enum cabe_status cabe_listen_fds(int *fds, int n_max, int *n, struct cabe_error *err);
+/* Whether only this machine reaches the socket: a unix one, or one bound to a loopback address. */
+int cabe_listen_is_local(int fd);
 
 #endif

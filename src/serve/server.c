@@ -220,6 +220,11 @@ static enum cabe_status open_http(struct cabe_server *s, struct cabe_error *err)
         return status;
     http.n_fds = n_fds;
     s->impl->activated = n_fds > 0;
+    s->impl->is_local = cabe_access_is_loopback(c->host);
+    for (int i = 0; i < n_fds; i++)
+        s->impl->is_local = (i == 0 || s->impl->is_local) && cabe_listen_is_local(fds[i]);
+    if (!s->impl->is_local)
+        cabe_access_any_host(s->impl->access);
     if (n_fds == 0) { /* sockets that were handed over stand for host and port */
         http.host = c->host;
         http.port = (int)c->port;
@@ -283,7 +288,7 @@ static void log_listening(const struct cabe_server *s)
     cabe_log(s->log, CABE_LOG_INFO, "listening", "{s:s,s:i,s:s,s:b,s:b,s:I}", "host", c->host, "port",
              cabe_http_port(s->http), "unix_socket", c->unix_socket, "activated", s->impl->activated, "tls",
              c->tls_certificate[0] != '\0', "keys", (json_int_t)cabe_access_n_keys(s->impl->access));
-    if (!s->impl->activated && !cabe_access_is_loopback(c->host) && cabe_access_n_keys(s->impl->access) == 0)
+    if (!s->impl->is_local && cabe_access_n_keys(s->impl->access) == 0)
         cabe_log(s->log, CABE_LOG_WARN, "open_to_all", "{s:s,s:s}", "host", c->host, "reason",
                  "whoever reaches this address may ask: no api_keys");
 }

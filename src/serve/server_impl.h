@@ -35,6 +35,7 @@ struct cabe_server_impl {
     uint64_t drain_since_ns;      /* of the loop */
     uint64_t request_prefix;      /* of the ids of this process's requests */
     int activated;                /* sockets came from systemd */
+    int is_local;                 /* only this machine reaches the sockets */
 
     pthread_mutex_t lock;
     /* under lock: */

@@ -54,6 +54,19 @@ def until(url, path, wanted, seconds, also=None):
     raise AssertionError(f"{path} is not {wanted} within {seconds} s: {got} {body}")
 
 
+def freeze(url, tid):
+    """In the middle of an answer, not between two."""
+    for _ in range(50):
+        ptrace(PTRACE_SEIZE, tid)
+        ptrace(PTRACE_INTERRUPT, tid)
+        os.waitpid(tid, 0x40000000)  # __WALL
+        if json.loads(status(url + "/v1/stats")[1])["service"]["running"] == 1:
+            return tid
+        ptrace(PTRACE_DETACH, tid)
+        time.sleep(0.02)
+    raise AssertionError("the thread never had work when it was stopped")
+
+
 def main():
     program, model = sys.argv[1:3]
     name = model.split("=")[0]
@@ -83,15 +96,12 @@ def main():
             after = ticks(server.pid)
             busiest = max(after, key=lambda tid: after[tid] - before.get(tid, 0))
             try:
-                ptrace(PTRACE_SEIZE, busiest)
+                frozen = freeze(url, busiest)
             except OSError as error:
                 print(f"skip: one thread cannot be stopped here: {error}")
                 stop.set()
                 asking.join()
                 return 77
-            ptrace(PTRACE_INTERRUPT, busiest)
-            os.waitpid(busiest, 0x40000000)  # __WALL
-            frozen = busiest
             took, why = until(url, "/ready", 503, 8, also="/health")
             assert "stalled" in why or "answered" in why, why
             assert took <= 5, f"/ready went 503 after {took:.2f} s"
