@@ -38,6 +38,7 @@ struct chat { /* one run of the command */
     struct cli_generation generation;
     const char *model, *system;
     int raw, no_echo;
+    struct cabe_session *session;
     struct cabe_generator *generator;
     const struct cabe_plan *plan;
     struct cabe_chat_tokens *tokens;
@@ -80,19 +81,40 @@ static void drop_message(struct chat *c)
     cabe_free(c->messages[--c->n_messages].content);
 }
 
+#define RENDER_BYTES_LEAST (UINT64_C(1) << 20) /* that the process has at hand: CABE_SESSION_SLACK_BYTES */
+
+/*
+ * What rendering a template may take: as much as a template may at most, if the budget has it left, else the largest half
+ * of a half of that which it has. Reserved until it is rendered; returns the bytes to give back.
+ */
+static uint64_t reserve_render(const struct chat *c, struct cabe_template_limits *limits)
+{
+    cabe_template_limits_default(limits);
+    for (; limits->memory_bytes > RENDER_BYTES_LEAST; limits->memory_bytes /= 2)
+        if (cabe_ledger_reserve(c->session->ledger, CABE_HOST, CABE_PURPOSE_STAGING, limits->memory_bytes, "chat template",
+                                NULL) == CABE_OK)
+            return limits->memory_bytes;
+    return 0;
+}
+
 /* The whole conversation as ids; what was there before is in the store and is not computed again. */
 static enum cabe_status chat_ids(struct chat *c, struct cabe_error *err)
 {
     struct cabe_chat_message *messages = cabe_calloc(c->n_messages, sizeof *messages);
     struct cabe_template_result prompt = {0};
+    struct cabe_template_limits limits;
     enum cabe_status status;
+    uint64_t reserved;
 
     if (!messages)
         return cabe_fail(err, CABE_ERR_OOM, "a conversation of %zu messages", c->n_messages);
     for (size_t i = 0; i < c->n_messages; i++)
         messages[i] = (struct cabe_chat_message){c->messages[i].role, c->messages[i].content,
                                                  strlen(c->messages[i].content)};
-    status = cabe_chat_render(cabe_chat_of(c->tokens), messages, c->n_messages, NULL, 1, NULL, NULL, &prompt, err);
+    reserved = reserve_render(c, &limits);
+    status = cabe_chat_render(cabe_chat_of(c->tokens), messages, c->n_messages, NULL, 1, NULL, &limits, &prompt, err);
+    if (reserved)
+        cabe_ledger_release(c->session->ledger, CABE_HOST, CABE_PURPOSE_STAGING, reserved, "chat template");
     if (status == CABE_OK)
         status = cabe_chat_encode(c->tokens, &prompt, &c->ids, err);
     cabe_chat_result_clear(&prompt);
@@ -333,6 +355,7 @@ static enum cabe_status run_in(struct chat *c, struct cabe_session *session, con
     char path[4096];
     enum cabe_status status = cli_model_path(path, c->model, err);
 
+    c->session = session;
     if (status == CABE_OK)
         status = cabe_generator_find(&c->generator, session, path, &c->generation.wishes, err);
     if (status == CABE_OK)

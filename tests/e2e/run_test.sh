@@ -32,7 +32,8 @@ done
 piped=$(printf 'Once upon a time' | "$program" run "$model" --temp 0 -n 200 2>/dev/null)
 [ "$piped" = "$text" ] || complain "another text from standard input: $piped"
 "$program" run "$model" "Once upon a time" --temp 0 -n 20 --json 2>/dev/null |
-    jq -e '.new_tokens == 20 and (.tokens | length) == 20 and .finish == "length" and .plan.fits' >/dev/null ||
+    jq -e '.new_tokens == 20 and (.tokens | length) == 20 and .finish == "length" and .plan.fits and
+           .start_ms > 0 and .context_tokens >= 20 and .predicted_peak_bytes >= .peak_bytes' >/dev/null ||
     complain "--json lacks what it should have"
 one=$("$program" run "$model" "Lily" --seed 7 -n 40 2>/dev/null)
 [ "$one" = "$("$program" run "$model" "Lily" --seed 7 -n 40 --threads 1 2>/dev/null)" ] || complain "a seed drew two texts"
