@@ -36,7 +36,7 @@ class Server:
         self.errors = []
         self.process = subprocess.Popen(
             [PROGRAM, "serve", CHAT, EMBEDDER, "--port", "0", "--memory", str(MEMORY), "--context", str(CONTEXT),
-             "--parallel", str(PARALLEL)],
+             "--parallel", str(PARALLEL), "--generation-timeout", "300"],
             env=dict(os.environ, CABE_HOME=os.environ.get("CABE_HOME", home)), stdout=subprocess.PIPE,
             stderr=open(home + "/err", "w"), text=True,
             preexec_fn=(lambda: (GROUP / "cgroup.procs").write_text(str(os.getpid()))) if self.in_group else None)
