@@ -139,6 +139,7 @@ static void free_job(struct cabe_job *job)
         job->drop(job->payload);
     json_decref(job->wish);
     pthread_mutex_destroy(&job->lock);
+    pthread_mutex_destroy(&job->record_lock);
     cabe_free(job);
 }
 
@@ -167,9 +168,9 @@ void cabe_job_put(struct cabe_job *job)
 
 void cabe_job_read(struct cabe_job *job, struct cabe_job_record *record)
 {
-    pthread_mutex_lock(&job->lock);
+    pthread_mutex_lock(&job->record_lock);
     *record = job->record;
-    pthread_mutex_unlock(&job->lock);
+    pthread_mutex_unlock(&job->record_lock);
 }
 
 int cabe_jobs_unstored(struct cabe_jobs *jobs, int state, struct cabe_job_record *out, int n_max)
@@ -258,11 +259,10 @@ void cabe_jobs_counts(struct cabe_jobs *jobs, int64_t *n_waiting, int64_t *n_run
         return;
     pthread_mutex_lock(&jobs->lock);
     for (struct cabe_job *job = jobs->jobs; job; job = job->next) {
-        /* Read without the job's lock: a count for people, and an enum is written whole. */
-        enum cabe_job_state state = __atomic_load_n(&job->record.state, __ATOMIC_RELAXED);
-
-        *n_waiting += state == CABE_JOB_WAITING;
-        *n_running += state == CABE_JOB_RUNNING;
+        pthread_mutex_lock(&job->record_lock);
+        *n_waiting += job->record.state == CABE_JOB_WAITING;
+        *n_running += job->record.state == CABE_JOB_RUNNING;
+        pthread_mutex_unlock(&job->record_lock);
     }
     pthread_mutex_unlock(&jobs->lock);
 }
@@ -334,7 +334,9 @@ static enum cabe_status replay_part(void *self, uint64_t n, const char *name, co
 void cabe_job_follow(struct cabe_job *job, struct cabe_http_exchange *exchange, uint64_t after)
 {
     struct cabe_job_follower *follower = cabe_calloc(1, sizeof *follower);
+    struct cabe_job_record record;
     struct cabe_jobs_store *store;
+    json_t *json;
     char *state;
 
     if (!follower) {
@@ -347,13 +349,14 @@ void cabe_job_follow(struct cabe_job *job, struct cabe_http_exchange *exchange, 
         (void)!cabe_jobs_store_parts(store, job->record.id, after, replay_part, follower, NULL);
     follower->next = job->followers;
     job->followers = follower;
-    json_t *json = cabe_job_json(&job->record);
+    cabe_job_read(job, &record);
+    json = cabe_job_json(&record);
     state = cabe_stream_line(json);
     json_decref(json);
     if (state)
-        (void)!cabe_stream_put(&follower->stream, 0, job->record.state > CABE_JOB_RUNNING ? "end" : "state", state);
+        (void)!cabe_stream_put(&follower->stream, 0, record.state > CABE_JOB_RUNNING ? "end" : "state", state);
     cabe_free(state);
-    if (job->record.state > CABE_JOB_RUNNING) { /* it ended meanwhile */
+    if (record.state > CABE_JOB_RUNNING) { /* it ended meanwhile */
         job->followers = follower->next;
         cabe_stream_end(&follower->stream);
         cabe_free(follower);
@@ -385,10 +388,12 @@ void cabe_job_progress(struct cabe_job *job, const char *what, uint64_t done, ui
     pthread_mutex_lock(&job->lock);
     if (now - job->progress_ns >= PROGRESS_NS || (total && done == total) || strcmp(job->record.what, what) != 0) {
         job->progress_ns = now;
+        pthread_mutex_lock(&job->record_lock);
         snprintf(job->record.what, sizeof job->record.what, "%s", what);
         snprintf(job->record.unit, sizeof job->record.unit, "%s", unit ? unit : "");
         job->record.done = done;
         job->record.total = total;
+        pthread_mutex_unlock(&job->record_lock);
         if (job->followers)
             tell_json(job, 0, "progress",
                       json_pack("{s:s,s:o,s:o,s:s}", "what", job->record.what, "done", cabe_json_count(done), "total",
@@ -418,8 +423,10 @@ void cabe_job_part(struct cabe_job *job, const char *name, json_t *part)
     else if (!job->is_fleeting && (status = cabe_jobs_store(job->jobs, &store, &err)) == CABE_OK)
         status = cabe_jobs_store_part(store, job->record.id, n, name, text, &err);
     if (status == CABE_OK) {
+        pthread_mutex_lock(&job->record_lock);
         job->record.n_parts = n;
         job->record.result_bytes += strlen(text);
+        pthread_mutex_unlock(&job->record_lock);
         tell(job, n, name, text);
     } else { /* a result with a hole in it is none */
         job->broken = err;
@@ -431,15 +438,13 @@ void cabe_job_part(struct cabe_job *job, const char *name, json_t *part)
 
 /* ---- the life of a job ---- */
 
-/* Stores the record as it is and tells who listens. Under the job's lock. */
-static enum cabe_status changed(struct cabe_job *job, const char *event, struct cabe_error *err)
+static enum cabe_status store_record(struct cabe_job *job, const struct cabe_job_record *record, struct cabe_error *err)
 {
     struct cabe_jobs_store *store;
     enum cabe_status status = CABE_OK;
 
     if (!job->is_fleeting && (status = cabe_jobs_store(job->jobs, &store, err)) == CABE_OK)
-        status = cabe_jobs_store_update(store, &job->record, err);
-    tell_json(job, 0, event, cabe_job_json(&job->record));
+        status = cabe_jobs_store_update(store, record, err);
     return status;
 }
 
@@ -448,9 +453,11 @@ static void publish(const struct cabe_job_record *record, struct cabe_server *se
     cabe_events_publish(server->events, "job", cabe_job_json(record));
 }
 
-static void set_state(struct cabe_job *job, enum cabe_job_state state)
+static void set_record(struct cabe_job *job, const struct cabe_job_record *record)
 {
-    __atomic_store_n(&job->record.state, state, __ATOMIC_RELAXED); /* see cabe_jobs_counts() */
+    pthread_mutex_lock(&job->record_lock);
+    job->record = *record;
+    pthread_mutex_unlock(&job->record_lock);
 }
 
 static enum cabe_status run_job(struct cabe_job *job, struct cabe_error *err)
@@ -470,10 +477,12 @@ static enum cabe_status run_job(struct cabe_job *job, struct cabe_error *err)
     if (status != CABE_OK)
         return status;
     pthread_mutex_lock(&job->lock);
-    set_state(job, CABE_JOB_RUNNING);
-    job->record.started_ms = now_ms();
-    status = changed(job, "state", err);
     record = job->record;
+    record.state = CABE_JOB_RUNNING;
+    record.started_ms = now_ms();
+    status = store_record(job, &record, err);
+    set_record(job, &record);
+    tell_json(job, 0, "state", cabe_job_json(&record));
     pthread_mutex_unlock(&job->lock);
     publish(&record, server);
     if (status == CABE_OK)
@@ -483,37 +492,49 @@ static enum cabe_status run_job(struct cabe_job *job, struct cabe_error *err)
     return status;
 }
 
+static struct cabe_job_record last_record(const struct cabe_job *job, enum cabe_status status, const struct cabe_error *why,
+                                          int is_closing)
+{
+    struct cabe_job_record record = job->record;
+    int is_broken = job->broken.status != CABE_OK, is_stopped;
+
+    if (is_broken) {
+        status = job->broken.status;
+        why = &job->broken;
+    }
+    is_stopped = status == CABE_ERR_CANCELLED && !is_broken;
+    record.ended_ms = now_ms();
+    record.error_status = status;
+    record.state = status == CABE_OK            ? CABE_JOB_DONE
+                   : is_stopped && !is_closing ? CABE_JOB_CANCELLED
+                                               : CABE_JOB_FAILED;
+    if (status != CABE_OK)
+        snprintf(record.error, sizeof record.error, "%s", is_stopped && is_closing ? "the server stopped" : why->text);
+    return record;
+}
+
+/* What is told at the end is stored before it is told, and who asks then finds it there. */
 static void end_job(struct cabe_job *job, enum cabe_status status, const struct cabe_error *why)
 {
     struct cabe_jobs *jobs = job->jobs;
+    struct cabe_job_record record;
     struct cabe_error err;
-    int is_closing, is_unsaved = 0;
+    int is_closing, is_unsaved;
 
     pthread_mutex_lock(&jobs->lock);
     is_closing = jobs->is_closing;
     pthread_mutex_unlock(&jobs->lock);
     pthread_mutex_lock(&job->lock);
-    if (job->broken.status != CABE_OK) {
-        status = job->broken.status;
-        why = &job->broken;
-    }
-    job->record.ended_ms = now_ms();
-    job->record.error_status = status;
-    if (status == CABE_ERR_CANCELLED && is_closing)
-        snprintf(job->record.error, sizeof job->record.error, "the server stopped");
-    else if (status != CABE_OK)
-        snprintf(job->record.error, sizeof job->record.error, "%s", why->text);
-    set_state(job, status == CABE_OK                                              ? CABE_JOB_DONE
-                   : status == CABE_ERR_CANCELLED && !is_closing && !job->broken.status ? CABE_JOB_CANCELLED
-                                                                                  : CABE_JOB_FAILED);
-    if (changed(job, "end", &err) != CABE_OK) {
-        cabe_log(jobs->server->log, CABE_LOG_WARN, "job_not_kept", "{s:s,s:s}", "job", job->record.id, "why", err.text);
-        is_unsaved = 1;
-    }
+    record = last_record(job, status, why, is_closing);
+    is_unsaved = store_record(job, &record, &err) != CABE_OK;
+    if (is_unsaved)
+        cabe_log(jobs->server->log, CABE_LOG_WARN, "job_not_kept", "{s:s,s:s}", "job", record.id, "why", err.text);
     pthread_mutex_lock(&jobs->lock);
+    set_record(job, &record);
     job->is_unsaved = is_unsaved;
     job->is_over = 1;
     pthread_mutex_unlock(&jobs->lock);
+    tell_json(job, 0, "end", cabe_job_json(&record));
     while (job->followers) {
         struct cabe_job_follower *follower = job->followers;
 
@@ -578,6 +599,7 @@ static struct cabe_job *make_job(struct cabe_jobs *jobs, const struct cabe_job_s
     job->record.created_ms = now_ms();
     snprintf(job->record.kind, sizeof job->record.kind, "%s", start->kind->name);
     pthread_mutex_init(&job->lock, NULL);
+    pthread_mutex_init(&job->record_lock, NULL);
     pthread_mutex_lock(&jobs->lock);
     name_job(jobs, &job->record);
     pthread_mutex_unlock(&jobs->lock);

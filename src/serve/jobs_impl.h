@@ -24,11 +24,13 @@ struct cabe_job {
     void (*drop)(void *payload);
     struct cabe_cancel cancel;
 
-    pthread_mutex_t lock; /* of what follows; before the lock of the jobs */
-    struct cabe_job_record record;
+    pthread_mutex_t lock; /* of what follows, held while it is told, be it to a slow reader; before the other locks */
     struct cabe_job_follower *followers;
     uint64_t progress_ns;     /* when progress was last told */
     struct cabe_error broken; /* a part could not be kept */
+
+    pthread_mutex_t record_lock; /* of the record, which the job's thread alone changes; held for moments */
+    struct cabe_job_record record;
 
     /* under the lock of the jobs */
     pthread_t thread;
