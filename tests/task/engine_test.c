@@ -381,6 +381,30 @@ static void the_finished_hold_nothing(void **state)
     bench_close(&b);
 }
 
+/* A context that is no number of pages: there are pages for every sequence's last one. */
+static void pages_for_all(void **state)
+{
+    struct answer answers[8];
+    struct cabe_engine_stats stats;
+    struct cabe_engine_view view;
+    int32_t slot[8];
+    struct bench b;
+
+    (void)state;
+    bench_open(&b, 35, 64, 8, 0);
+    for (int i = 0; i < 8; i++)
+        assert_int_equal(ask(&b, i, 2, 33, CABE_CLASS_NORMAL, NULL, &answers[i], &slot[i]), CABE_OK);
+    while (cabe_engine_n_running(b.engine) > 0)
+        step(&b);
+    cabe_engine_stats(b.engine, &stats);
+    assert_int_equal(stats.n_parked, 0);
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(finish_of(&b, slot[i], &view), CABE_FINISH_LENGTH);
+        cabe_engine_remove(b.engine, slot[i]);
+    }
+    bench_close(&b);
+}
+
 static int make_cache(void **state)
 {
     (void)state;
@@ -402,7 +426,7 @@ int main(void)
         cmocka_unit_test(the_parked_say_what_they_would_have_said), cmocka_unit_test(places_go_by_class),
         cmocka_unit_test(prompts_share_by_weight),                  cmocka_unit_test(salts_share_nothing),
         cmocka_unit_test(a_long_prompt_comes_in_pieces),
-        cmocka_unit_test(the_finished_hold_nothing),
+        cmocka_unit_test(the_finished_hold_nothing), cmocka_unit_test(pages_for_all),
     };
 
     return cmocka_run_group_tests(tests, make_cache, remove_cache);
