@@ -33,7 +33,7 @@ done
 status() {
     local want=$1 got
     shift
-    got=$(curl -s -m 150 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
+    got=$(curl -s -m 150 -H 'x-cabe-class: critical' -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
     [ "$got" = "$want" ] || complain "$*: status $got, wanted $want: $(head -c 300 "$work/body")"
 }
 body() { jq -e "$1" "$work/body" >/dev/null || complain "not $1: $(head -c 400 "$work/body")"; }

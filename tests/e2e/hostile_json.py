@@ -21,7 +21,7 @@ def send(method, path, body):
     global connection
     for _ in range(2):
         try:
-            connection.request(method, path, body, {"Content-Type": "application/json"})
+            connection.request(method, path, body, {"Content-Type": "application/json", "x-cabe-class": "critical"})
             reply = connection.getresponse()
             return reply.status, reply.read()
         except (http.client.HTTPException, ConnectionError):
