@@ -119,6 +119,22 @@ struct cabe_pool *cabe_service_pool(struct cabe_service *service)
     return service->pool;
 }
 
+/*
+ * For how long the model's host has done nothing although there is work: since its last step, or, when nothing runs,
+ * since the oldest that could be taken came. Under the lock.
+ */
+static double stalled(const struct cabe_service_entry *e, uint64_t now_ns)
+{
+    const struct cabe_queue_item *oldest = cabe_queue_oldest(&e->queue, CABE_N_CLASSES);
+    uint64_t next_ns;
+
+    if (e->view.n_running > 0)
+        return e->step_ns ? cabe_seconds(e->step_ns, now_ns) : 0;
+    if (!oldest || e->view.state != CABE_SERVICE_READY || e->is_acquiring || !cabe_host_next(e, now_ns, &next_ns))
+        return 0;
+    return cabe_seconds(oldest->entered_ns > e->loaded_ns ? oldest->entered_ns : e->loaded_ns, now_ns);
+}
+
 void cabe_service_stats(struct cabe_service *service, struct cabe_service_stats *stats)
 {
     uint64_t now_ns = cabe_clock_ns();
@@ -126,7 +142,7 @@ void cabe_service_stats(struct cabe_service *service, struct cabe_service_stats 
     pthread_mutex_lock(&service->lock);
     *stats = service->stats;
     for (const struct cabe_service_entry *e = service->entries; e; e = e->next) {
-        double since_s = e->step_ns && e->view.n_running > 0 ? cabe_seconds(e->step_ns, now_ns) : 0;
+        double since_s = stalled(e, now_ns);
 
         stats->n_running += e->view.n_running;
         stats->n_waiting += e->queue.n;

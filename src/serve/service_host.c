@@ -9,6 +9,8 @@
 
 #define WINDOW_LOADS 5.0
 #define WINDOW_S_MAX 10.0
+#define PREFETCH_LIKELY 0.5
+#define PREFETCH_SPARE_BYTES (UINT64_C(64) << 20) /* that stay free for requests */
 
 /* From when on it may be taken: while others press the machine, new work is held back by its class. */
 static uint64_t due_ns(const struct cabe_service_entry *e, const struct cabe_queue_item *item)
@@ -193,6 +195,27 @@ static void release(struct cabe_service_entry *e, struct cabe_pool_use *use, enu
     }
 }
 
+/* What usually is asked for next is loaded beside this one, where there is room for it as things are. */
+static void prefetch(struct cabe_service_entry *e)
+{
+    struct cabe_service *service = e->service;
+    char name[CABE_SERVICE_NAME_MAX];
+    uint64_t free_bytes = cabe_ledger_free_bytes(service->config.session->ledger, CABE_HOST);
+    double likely = 0;
+    int fits = 0;
+
+    if (!cabe_pool_next(service->pool, e->view.name, name, sizeof name, &likely) || likely < PREFETCH_LIKELY)
+        return;
+    pthread_mutex_lock(&service->lock);
+    for (const struct cabe_service_entry *next = service->entries; next; next = next->next)
+        if (strcmp(next->view.name, name) == 0)
+            fits = next->view.peak_bytes > 0 && next->view.peak_bytes + PREFETCH_SPARE_BYTES <= free_bytes &&
+                   !service->draining;
+    pthread_mutex_unlock(&service->lock);
+    if (fits)
+        (void)!cabe_service_load(service, name, NULL, NULL, NULL);
+}
+
 static void *host_main(void *self)
 {
     struct cabe_service_entry *e = self;
@@ -212,6 +235,7 @@ static void *host_main(void *self)
         }
         tell_waiters(e, CABE_OK, NULL);
         pthread_mutex_unlock(&service->lock);
+        prefetch(e);
         {
             struct cabe_loaded *loaded = cabe_pool_object(use);
 
