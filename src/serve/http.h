@@ -4,11 +4,14 @@
  * The loop accepts connections (TCP, TLS, unix socket, sockets handed over by systemd), reads a whole request within
  * limits, and calls request() with an exchange. Whoever has the exchange answers it, at once or later and from any
  * thread: cabe_http_reply() with a whole body, or cabe_http_begin(), cabe_http_send()... and cabe_http_end() for a
- * stream. A client that leaves is noticed at once: gone() is called and sends are refused.
+ * stream. A client that leaves is noticed at once: gone() is called and sends are refused. One that closes only its
+ * sending side counts as gone too, unless its answer is already whole: the two look the same from here.
  *
  * Limits, each answered with its own status: header bytes 431, body bytes 413 (before it is read, where its length is
- * said), body without length 411, connections 503, time for the header and body 408; transfer encodings that could be
- * read in two ways 400. Unsent bytes of a stream are limited by stream_bytes.
+ * said), a body without a length 411, connections 503, time for the header and body 408; requests that could be read in
+ * two ways 400, transfer encodings other than chunked 501. A body may take body_s without a byte, and in all header_s +
+ * body_s and a second for each KiB. Unsent bytes of a stream are limited by stream_bytes; a client that takes none of
+ * them for body_s is gone.
  *
  * WebSocket: a request that asks for an upgrade is offered to request() too; cabe_http_is_upgrade() says so.
  * cabe_http_begin() with status 101 accepts: from then on cabe_http_send() is one text message, and messages of the
@@ -97,8 +100,8 @@ const char *cabe_http_method_name(const struct cabe_http_exchange *exchange);
 const char *cabe_http_path(const struct cabe_http_exchange *exchange); /* decoded, begins with '/', no query */
 /* A parameter of the query, decoded; NULL: not there. */
 const char *cabe_http_query(const struct cabe_http_exchange *exchange, const char *name);
-/* A header by its lower-case name: authorization, content-type, origin, accept, user-agent, range, x-request-id,
- * x-cabe-class and what CABE_HTTP_HEADERS in http.c lists; NULL: not there. */
+/* A header by its lower-case name, the first where it came more than once; NULL: not there. What must be alone (host,
+ * authorization, content-type, origin, lengths) is refused with 400 when it comes twice. */
 const char *cabe_http_header(const struct cabe_http_exchange *exchange, const char *name);
 const char *cabe_http_body(const struct cabe_http_exchange *exchange, size_t *n_bytes);
 const char *cabe_http_peer(const struct cabe_http_exchange *exchange); /* address, or "unix" */
@@ -124,7 +127,8 @@ int cabe_http_status(const struct cabe_http_exchange *exchange); /* answered wit
 /*
  * Calls gone(self) on the loop's thread when the client leaves before the answer's end; at once, on this thread, when
  * it has already left. One at a time: another call replaces it, NULL takes it back. After the call that takes it back
- * has returned gone() is neither running nor will be called.
+ * has returned gone() is neither running nor will be called: on another thread it waits for that, so hold no lock there
+ * that gone() takes.
  */
 void cabe_http_on_gone(struct cabe_http_exchange *exchange, void (*gone)(void *self), void *self);
 /* Messages of a WebSocket client, whole, at most 64 KiB. Set before begin(101). */
@@ -135,7 +139,8 @@ void cabe_http_on_message(struct cabe_http_exchange *exchange,
 void cabe_http_on_done(struct cabe_http_exchange *exchange,
                        void (*done)(void *self, struct cabe_http_exchange *exchange), void *self);
 
-/* request() has the exchange until reply() or end(); who uses it after that, or on another thread, holds it. */
+/* request() has the exchange until reply() or end(); who uses it after that, or on another thread, holds it. When the last
+ * holder lets go of an exchange that has no answer, it is answered 500, or cut off where a stream had begun. */
 void cabe_http_hold(struct cabe_http_exchange *exchange);
 void cabe_http_release(struct cabe_http_exchange *exchange);
 

@@ -110,6 +110,7 @@ static void linger(struct cabe_http_connection *c)
         return;
     }
     c->state = CABE_HTTP_STATE_LINGER;
+    c->first_ns = c->http->now_ns;
     c->deadline_ns = c->http->now_ns + CABE_HTTP_LINGER_NS;
     c->blocked = 0;
     cabe_http_tls_end(c, 1);
@@ -402,6 +403,8 @@ static size_t advance(struct cabe_http_connection *c, char *data, size_t n)
     case CABE_HTTP_STATE_SOCKET:
         return converse(c, data, n);
     case CABE_HTTP_STATE_LINGER:
+        if (n > 0 && c->http->now_ns - c->first_ns < CABE_HTTP_LINGER_MOST_NS)
+            c->deadline_ns = c->http->now_ns + CABE_HTTP_LINGER_NS;
         return n;
     case CABE_HTTP_STATE_TLS:
     case CABE_HTTP_STATE_DEAD:

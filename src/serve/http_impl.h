@@ -30,7 +30,9 @@ struct ssl_ctx_st;
 #define CABE_HTTP_SCRATCH (64u << 10) /* one read; of the loop, not of a connection */
 #define CABE_HTTP_MESSAGE_MAX (64u << 10) /* of a WebSocket's client */
 #define CABE_HTTP_TIMERS_MAX 8
-#define CABE_HTTP_LINGER_NS 2000000000u /* a refused client may still be sending; it must not lose the answer */
+/* A refused client may still be sending; it must not lose the answer. Without a byte, and in all. */
+#define CABE_HTTP_LINGER_NS 2000000000u
+#define CABE_HTTP_LINGER_MOST_NS 30000000000u
 #define CABE_HTTP_REFUSED_MAX 64 /* connections over the limit that are told so; further ones are just closed */
 
 /* Bytes that grow and are charged. */
@@ -72,7 +74,7 @@ struct cabe_http_connection {
     int tls_wants_write;
     struct cabe_http_bytes in; /* what could not be used yet */
     size_t scanned;            /* of it, for the end of a head */
-    uint64_t first_ns;         /* first byte of this request; 0: none yet */
+    uint64_t first_ns;         /* first byte of this request; 0: none yet. Beginning of the lingering */
     uint64_t deadline_ns;      /* 0: none */
     struct cabe_http_exchange *exchange; /* from a whole head to the end of its answer */
     struct cabe_http_chunks chunks;

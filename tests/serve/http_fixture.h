@@ -176,8 +176,8 @@ static inline int client_answer(int fd, char *out, size_t size)
         ssize_t got;
         char *end;
 
-        if (!client_waits(fd, 10000))
-            fail_msg("no answer within 10 s");
+        if (!client_waits(fd, 30000))
+            fail_msg("no answer within 30 s");
         got = recv(fd, out + n, want == SIZE_MAX ? 1 : want - n, 0);
         if (got <= 0)
             return 0;
@@ -207,22 +207,22 @@ static inline int client_ask(const struct server *s, const char *request, char *
 
     client_say(fd, request);
     shutdown(fd, SHUT_WR);
-    client_read(fd, out, size, 5000, &closed);
+    client_read(fd, out, size, 30000, &closed);
     close(fd);
     return strncmp(out, "HTTP/1.1 ", 9) == 0 ? atoi(out + 9) : 0;
 }
 
-/* Waits until *value is `wanted`, at most 5 s. */
+/* Waits until *value is `wanted`, at most 30 s. */
 static inline int becomes(atomic_int *value, int wanted)
 {
-    for (int i = 0; i < 5000 && atomic_load(value) != wanted; i++)
+    for (int i = 0; i < 30000 && atomic_load(value) != wanted; i++)
         usleep(1000);
     return atomic_load(value) == wanted;
 }
 
 static inline struct cabe_http_exchange *kept(struct server *s)
 {
-    for (int i = 0; i < 5000 && !atomic_load(&s->kept); i++)
+    for (int i = 0; i < 30000 && !atomic_load(&s->kept); i++)
         usleep(1000);
     assert_non_null(atomic_load(&s->kept));
     return atomic_exchange(&s->kept, NULL);

@@ -138,7 +138,7 @@ static void run_case(const struct server *s, const struct test_case *t)
     seen = (struct messages){0};
     (void)!send(fd, t->input, t->n, MSG_NOSIGNAL);
     shutdown(fd, SHUT_WR);
-    client_read(fd, answers, sizeof answers, 10000, &closed);
+    client_read(fd, answers, sizeof answers, 30000, &closed);
     close(fd);
     if (!closed)
         fail_msg("%s: it hangs\n%s", t->title, t->input);

@@ -73,7 +73,7 @@ static void receive(int fd, void *out, size_t n)
     size_t got = 0;
 
     while (got < n) {
-        ssize_t more = client_waits(fd, 5000) ? recv(fd, (char *)out + got, n - got, 0) : 0;
+        ssize_t more = client_waits(fd, 30000) ? recv(fd, (char *)out + got, n - got, 0) : 0;
 
         if (more <= 0)
             fail_msg("the server said nothing more, %zu of %zu bytes", got, n);
@@ -115,7 +115,7 @@ static int open_socket(struct server *s)
 
 static struct cabe_http_exchange *its_exchange(void)
 {
-    for (int i = 0; i < 5000 && !atomic_load(&socket_of_test); i++)
+    for (int i = 0; i < 30000 && !atomic_load(&socket_of_test); i++)
         usleep(1000);
     return atomic_exchange(&socket_of_test, NULL);
 }
@@ -165,7 +165,7 @@ static void test_messages(void **state)
     assert_memory_equal(in, "\x03\xE9", 2);
     assert_true(becomes(&s.n_gone, 1));
     assert_int_equal(cabe_http_send(x, "x", 1), CABE_ERR_CANCELLED);
-    client_read(fd, in, sizeof in, 5000, &closed);
+    client_read(fd, in, sizeof in, 30000, &closed);
     assert_true(closed);
     close(fd);
     cabe_http_end(x);
