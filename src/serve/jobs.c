@@ -149,7 +149,7 @@ struct cabe_job *cabe_jobs_find(struct cabe_jobs *jobs, const char *id)
 
     pthread_mutex_lock(&jobs->lock);
     for (job = jobs->jobs; job; job = job->next)
-        if (strcmp(job->record.id, id) == 0 && (!job->is_over || job->is_unsaved))
+        if (strcmp(job->id, id) == 0 && (!job->is_over || job->is_unsaved))
             break; /* otherwise the store knows more */
     if (job)
         job->n_refs++;
@@ -378,7 +378,7 @@ void *cabe_job_payload(const struct cabe_job *job)
 
 const char *cabe_job_id(const struct cabe_job *job)
 {
-    return job->record.id;
+    return job->id;
 }
 
 void cabe_job_progress(struct cabe_job *job, const char *what, uint64_t done, uint64_t total, const char *unit)
@@ -602,6 +602,7 @@ static struct cabe_job *make_job(struct cabe_jobs *jobs, const struct cabe_job_s
     pthread_mutex_init(&job->record_lock, NULL);
     pthread_mutex_lock(&jobs->lock);
     name_job(jobs, &job->record);
+    memcpy(job->id, job->record.id, sizeof job->id);
     pthread_mutex_unlock(&jobs->lock);
     return job;
 }

@@ -17,6 +17,7 @@ struct cabe_job_follower {
 
 struct cabe_job {
     struct cabe_jobs *jobs;
+    char id[CABE_JOB_ID_MAX]; /* the record's; does not change */
     struct cabe_job_kind kind;
     json_t *wish;
     int is_fleeting; /* not stored: its result goes to who asked, and ends when he leaves */
