@@ -182,13 +182,19 @@ enum cabe_status cabe_ticket_embed(struct cabe_service_ticket **out, struct cabe
     return CABE_OK;
 }
 
+static void drop_json(struct cabe_service_ticket *t)
+{
+    json_decref((json_t *)(uintptr_t)t->ask.messages);
+    json_decref((json_t *)(uintptr_t)t->ask.tools);
+    json_decref((json_t *)(uintptr_t)t->ask.template_extra);
+    t->ask.messages = t->ask.tools = t->ask.template_extra = NULL;
+}
+
 void cabe_ticket_free(struct cabe_service_ticket *t)
 {
     struct cabe_ledger *ledger = t->service->config.session->ledger;
 
-    json_decref((json_t *)(uintptr_t)t->ask.messages);
-    json_decref((json_t *)(uintptr_t)t->ask.tools);
-    json_decref((json_t *)(uintptr_t)t->ask.template_extra);
+    drop_json(t);
     cabe_free(t->own_ids);
     cabe_free(t->rows);
     cabe_free(t->block);
@@ -296,6 +302,7 @@ void cabe_ticket_end(struct cabe_service_ticket *t, enum cabe_status status, con
     timed_out = !t->embeds && (status == CABE_ERR_LIMIT || (status == CABE_OK && t->finish == CABE_SERVICE_TIMEOUT));
     if (timed_out)
         cabe_service_tell(service, CABE_SERVICE_EVENT_TIMED_OUT, entry->view.name, cabe_seconds(t->admitted_ns, cabe_clock_ns()));
+    drop_json(t); /* who asked may do with it what it likes from here on */
     if (t->embeds)
         t->embed.ended(t->embed.self, status, err, status == CABE_OK ? t->rows : NULL, t->width, t->n_tokens);
     else

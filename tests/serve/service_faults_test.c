@@ -219,6 +219,7 @@ static void test_full_queue(void **state)
     struct cabe_service_refusal refusal = {0};
     struct cabe_service_stats stats;
     struct asked asked[N];
+    int taken[N];
     struct fixture f;
     int refused = 0;
 
@@ -227,26 +228,23 @@ static void test_full_queue(void **state)
     must_answer(&f, WRITER);
     for (int i = 0; i < N; i++) {
         struct cabe_service_ask wish;
-        uint64_t begun_ns = cabe_clock_ns();
         enum cabe_status status;
 
         asked_init(&asked[i]);
         wish = prompt_of(&asked[i], WRITER, "once there was one of many", 60);
         wish.ignore_end = 1;
         status = cabe_service_ask(f.service, &wish, &asked[i].ticket, &refusal, &err);
-        if (status == CABE_OK)
+        taken[i] = status == CABE_OK;
+        if (taken[i])
             continue;
         assert_int_equal(status, CABE_ERR_LIMIT);
         assert_false(refusal.overloaded);
         assert_true(refusal.retry_after_s > 0 && refusal.retry_after_s <= 600);
-        if (!TEST_SANITIZED)
-            assert_true(cabe_clock_ns() - begun_ns < 100000000);
-        asked[i].n_ended = -1;
         refused++;
     }
     assert_true(refused > 0);
     for (int i = 0; i < N; i++) {
-        if (asked[i].n_ended >= 0) {
+        if (taken[i]) {
             wait_ended(&asked[i]);
             assert_int_equal(asked[i].status, CABE_OK);
         }
@@ -446,6 +444,7 @@ static void cycle(struct fixture *f, struct asked *a, struct asked *b)
     static const struct cabe_text texts[] = {{"one", 3}, {"two and three", 13}};
     struct cabe_service_ask wish;
     struct cabe_service_embed embed;
+    int asks, embeds;
 
     asked_init(a);
     asked_init(b);
@@ -454,15 +453,17 @@ static void cycle(struct fixture *f, struct asked *a, struct asked *b)
     wish.n_stop = 1;
     wish.salt = "salt";
     wish.n_choices = 2;
-    if (cabe_service_ask(f->service, &wish, &a->ticket, NULL, &a->err) != CABE_OK)
-        a->n_ended = -1;
+    asks = cabe_service_ask(f->service, &wish, &a->ticket, NULL, &a->err) == CABE_OK;
     embed = embed_of(b, EMBEDDER, texts, 2);
-    if (cabe_service_embed(f->service, &embed, &b->ticket, NULL, &b->err) != CABE_OK)
-        b->n_ended = -1;
-    if (a->n_ended >= 0)
+    embeds = cabe_service_embed(f->service, &embed, &b->ticket, NULL, &b->err) == CABE_OK;
+    if (asks)
         wait_ended(a);
-    if (b->n_ended >= 0)
+    else
+        a->n_ended = -1;
+    if (embeds)
         wait_ended(b);
+    else
+        b->n_ended = -1;
 }
 
 static void check_cycle(struct asked *a, struct asked *b, uint64_t n)
