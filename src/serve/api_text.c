@@ -84,6 +84,8 @@ void api_put_string(struct api_text *text, const char *bytes, size_t n)
 {
     size_t from = 0, i = 0;
 
+    if (n == 0) /* an answer without a word has no bytes to point to */
+        bytes = "";
     api_put(text, "\"", 1);
     while (i < n) {
         unsigned char c = (unsigned char)bytes[i];
