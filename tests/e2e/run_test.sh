@@ -24,6 +24,11 @@ case $golden in
 esac
 grep -Eq 'tokens/s.*peak .*predicted' "$work/err" || complain "no closing line: $(cat "$work/err")"
 
+sanitized=false # whose own memory is in no plan
+if grep -qaE '__(asan|tsan)_init' "$program"; then
+    sanitized=true
+fi
+
 for options in "--threads 1" "--batch 3" "--threads 2 --batch 16" "--device sim" "--ctx 256"; do
     # shellcheck disable=SC2086
     again=$("$program" run "$model" "Once upon a time" --temp 0 -n 200 $options 2>"$work/err")
@@ -33,7 +38,8 @@ piped=$(printf 'Once upon a time' | "$program" run "$model" --temp 0 -n 200 2>/d
 [ "$piped" = "$text" ] || complain "another text from standard input: $piped"
 "$program" run "$model" "Once upon a time" --temp 0 -n 20 --json 2>/dev/null |
     jq -e '.new_tokens == 20 and (.tokens | length) == 20 and .finish == "length" and .plan.fits and
-           .start_ms > 0 and .context_tokens >= 20 and .predicted_peak_bytes >= .peak_bytes' >/dev/null ||
+           .start_ms > 0 and .context_tokens >= 20 and (.predicted_peak_bytes >= .peak_bytes or $sanitized)' \
+        --argjson sanitized "$sanitized" >/dev/null ||
     complain "--json lacks what it should have"
 one=$("$program" run "$model" "Lily" --seed 7 -n 40 2>/dev/null)
 [ "$one" = "$("$program" run "$model" "Lily" --seed 7 -n 40 --threads 1 2>/dev/null)" ] || complain "a seed drew two texts"

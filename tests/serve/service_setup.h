@@ -15,6 +15,7 @@
 #include "base/memory.h"
 #include "serve/service.h"
 #include "task/generator.h"
+#include "sanitizer.h"
 
 struct asked { /* a request on its way, and what came */
     pthread_mutex_t lock;
@@ -159,6 +160,12 @@ static inline int ends_within(struct asked *a, double seconds)
 static inline void golden_path(char out[512], const char *model)
 {
     snprintf(out, 512, "%s/%s", CABE_GOLDEN_MODELS, model);
+}
+
+/* A budget for all models of a test; a sanitizer's own memory is beside it. */
+static inline uint64_t enough(void)
+{
+    return (UINT64_C(256) << 20) + (TEST_SANITIZED ? cabe_session_process_bytes(2) : 0);
 }
 
 static inline int open_fixture(struct fixture *f, uint64_t memory, const struct cabe_service_config *wishes,

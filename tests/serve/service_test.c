@@ -8,7 +8,6 @@
 #include "service_setup.h"
 #include "task/encoder.h"
 
-#define MEMORY (UINT64_C(256) << 20)
 #define WRITER "qwen3-f32.gguf"
 #define EMBEDDER "bert-mean-f32.gguf"
 
@@ -101,7 +100,7 @@ static void compare(const char *model)
     struct fixture f;
     static const char *const stop[] = {"zq", "e and"};
 
-    begin(&f, MEMORY, NULL);
+    begin(&f, enough(), NULL);
     answer_alone(f.session, model, N, stop, 2, alone);
     for (int i = 0; i < N; i++) {
         char prompt[256];
@@ -151,7 +150,7 @@ static void test_choices(void **state)
                          "that it goes on and on is what makes it so.";
 
     (void)state;
-    begin(&f, MEMORY, NULL);
+    begin(&f, enough(), NULL);
     asked_init(&a);
     wish = prompt_of(&a, WRITER, prompt, 12);
     wish.n_choices = 7;
@@ -190,7 +189,7 @@ static void test_messages(void **state)
     struct fixture f;
 
     (void)state;
-    begin(&f, MEMORY, NULL);
+    begin(&f, enough(), NULL);
     for (int i = 0; i < 2; i++) {
         asked_init(&a[i]);
         wish = prompt_of(&a[i], WRITER, NULL, 9);
@@ -222,7 +221,7 @@ static void test_embeddings(void **state)
     struct fixture f;
 
     (void)state;
-    begin(&f, MEMORY, NULL);
+    begin(&f, enough(), NULL);
     for (int i = 0; i < N; i++) {
         snprintf(bytes[i], sizeof bytes[i], "the %dth of the texts, %d", i, i * i);
         texts[i] = (struct cabe_text){bytes[i], strlen(bytes[i])};
@@ -233,7 +232,7 @@ static void test_embeddings(void **state)
         asked_init(&asked[i]);
         wish = i < N ? embed_of(&asked[i], EMBEDDER, &texts[i], 1) : embed_of(&asked[i], EMBEDDER, texts, N);
         if (i == N + 1)
-            texts[3].bytes = "\xff\xff no text"; /* who asks for that gets an error, and nobody else */
+            texts[3] = (struct cabe_text){"\xff\xff no text", 10}; /* who asks for that gets an error, and nobody else */
         wish.class_ = (enum cabe_class)(i % CABE_N_CLASSES);
         if (cabe_service_embed(f.service, &wish, &asked[i].ticket, NULL, &err) != CABE_OK)
             fail_msg("%s", err.text);
@@ -266,7 +265,7 @@ static void test_refusals(void **state)
     struct fixture f;
 
     (void)state;
-    begin(&f, MEMORY, NULL);
+    begin(&f, enough(), NULL);
     asked_init(&a);
     asked_init(&b);
     wish = prompt_of(&a, "no-such-model", "x", 1);
