@@ -1,6 +1,8 @@
 /* Steps of attention: over packed sequences, and over KV pages. */
 #include "device/exec_impl.h"
 
+#define FEW_ITEMS 8 /* of a member: fewer are made more by cutting contexts */
+
 /*
  * One item is one head of one sequence, the longest sequences first, so that no member is left with a long
  * one.
@@ -44,11 +46,45 @@ struct cached { /* a step over KV pages */
     int64_t rows;    /* of an item */
     int64_t n_items; /* blocks of rows times kv heads */
     int is_single;   /* no sequence has more rows than an item: who writes them reads them */
+    int64_t n_parts; /* where parts of contexts are the items, of all sequences and kv heads; else 0 */
+    int64_t part_floats;
+    float *states; /* [n_parts][part_floats] */
 };
 
 static int64_t n_blocks(const struct cached *c, int64_t s)
 {
     return (c->offsets[s + 1] - c->offsets[s] + c->rows - 1) / c->rows;
+}
+
+static int64_t parts_of(const struct cached *c, int64_t s, int64_t *first)
+{
+    *first = 0;
+    return c->offsets[s + 1] > c->offsets[s] ? cabe_attend_parts(c->starts[s], c->node->window, first) : 0;
+}
+
+/*
+ * Few heads of few sequences that are decoded leave members with nothing to do or with different lengths; then the
+ * parts of their contexts are shared out. That changes no bit, so it may depend on how many members there are.
+ */
+static void look_at_parts(const struct cabe_exec *exec, struct cached *c)
+{
+    const struct cabe_placing *placing = &exec->program->placing;
+    int64_t first, most = 0, sum = 0;
+
+    c->part_floats = cabe_attend_part_floats((int32_t)c->group, c->node->head_dim);
+    c->states = (float *)(void *)(exec->program->block->host + placing->shared);
+    if (exec->n_members == 1 || c->n_items >= (int64_t)FEW_ITEMS * exec->n_members)
+        return;
+    for (int64_t s = 0; s < c->n_sequences; s++) {
+        int64_t n = parts_of(c, s, &first);
+
+        if (c->offsets[s + 1] - c->offsets[s] > 1)
+            return;
+        most = n > most ? n : most;
+        sum += n * c->node->n_kv_heads;
+    }
+    if (most > 1 && (uint64_t)(sum * c->part_floats) * sizeof(float) <= placing->shared_bytes)
+        c->n_parts = sum;
 }
 
 static void describe_cached(const struct cabe_exec *exec, const struct cabe_step *step, struct cached *c)
@@ -78,6 +114,7 @@ static void describe_cached(const struct cabe_exec *exec, const struct cabe_step
         c->n_items += n_blocks(c, s) * node->n_kv_heads;
         c->is_single &= n_blocks(c, s) <= 1;
     }
+    look_at_parts(exec, c);
 }
 
 static struct cabe_paged paged_of(const struct cached *c, int64_t s, int64_t head)
@@ -99,24 +136,103 @@ static void write_head(const struct cabe_exec *exec, const struct cached *c, int
                                        c->stride, c->offsets[s + 1] - c->offsets[s]);
 }
 
+static struct cabe_attend rows_of(const struct cached *c, int64_t s, int64_t head, int64_t first, int64_t n)
+{
+    int64_t row = c->offsets[s] + first, column = head * c->group * c->node->head_dim;
+
+    return (struct cabe_attend){.q = c->qkv + row * c->stride + column,
+                                .q_stride = c->stride,
+                                .out = c->out + row * c->out_stride + column,
+                                .out_stride = c->out_stride,
+                                .n = n,
+                                .slot = c->starts[s] + first,
+                                .window = c->node->window,
+                                .group = (int32_t)c->group,
+                                .scale = c->node->scale};
+}
+
 static void attend_block(const struct cabe_exec *exec, const struct cached *c, int64_t s, int64_t head, int64_t block,
                          void *scratch)
 {
-    const struct cabe_node *node = c->node;
     int64_t first = block * c->rows, left = c->offsets[s + 1] - c->offsets[s] - first;
-    int64_t row = c->offsets[s] + first, column = head * c->group * node->head_dim;
     struct cabe_paged paged = paged_of(c, s, head);
-    struct cabe_attend attend = {.q = c->qkv + row * c->stride + column,
-                                 .q_stride = c->stride,
-                                 .out = c->out + row * c->out_stride + column,
-                                 .out_stride = c->out_stride,
-                                 .n = left < c->rows ? left : c->rows,
-                                 .slot = c->starts[s] + first,
-                                 .window = node->window,
-                                 .group = (int32_t)c->group,
-                                 .scale = node->scale};
+    struct cabe_attend attend = rows_of(c, s, head, first, left < c->rows ? left : c->rows);
 
     exec->kernels->attention.attend(&paged, &attend, scratch);
+}
+
+struct cursor { /* over the parts, from one on */
+    int64_t at, s;            /* the at-th sequence of the order is s */
+    int64_t before;           /* parts of those before it, all heads */
+    int64_t first, n;         /* parts of a head of it */
+};
+
+/* On to `item`, which is not before where the cursor stands. */
+static void go_to(const struct cached *c, struct cursor *cursor, int64_t item)
+{
+    for (;;) {
+        cursor->s = c->order[cursor->at];
+        cursor->n = parts_of(c, cursor->s, &cursor->first);
+        if (item < cursor->before + cursor->n * c->node->n_kv_heads)
+            return;
+        cursor->before += cursor->n * c->node->n_kv_heads;
+        cursor->at++;
+    }
+}
+
+/* Items [begin, end). Who takes the last part of a head writes what is new of it. */
+static void attend_parts(const struct cabe_exec *exec, const struct cached *c, int64_t begin, int64_t end, void *scratch)
+{
+    struct cursor cursor = {0};
+
+    for (int64_t item = begin; item < end; item++) {
+        struct cabe_attend attend;
+        struct cabe_paged paged;
+        int64_t head, part;
+
+        go_to(c, &cursor, item);
+        head = (item - cursor.before) / cursor.n;
+        part = (item - cursor.before) % cursor.n;
+        if (part == cursor.n - 1)
+            write_head(exec, c, cursor.s, head);
+        paged = paged_of(c, cursor.s, head);
+        attend = rows_of(c, cursor.s, head, 0, 1);
+        exec->kernels->attention.part(&paged, &attend, cursor.first + part, c->states + item * c->part_floats, scratch);
+    }
+}
+
+/* Every member's n-th head of all sequences. */
+static void join_parts(const struct cabe_exec *exec, const struct cached *c, int member)
+{
+    const int64_t heads = c->node->n_kv_heads;
+    int64_t before = 0, first;
+
+    for (int64_t at = 0, n = 0; at < c->n_sequences; at++, before += n * heads) {
+        int64_t s = c->order[at];
+
+        n = parts_of(c, s, &first);
+        for (int64_t head = (member + at) % exec->n_members; head < heads && n > 0; head += exec->n_members) {
+            struct cabe_attend attend = rows_of(c, s, head, 0, 1);
+
+            exec->kernels->attention.join(&attend, c->node->head_dim, c->states + (before + head * n) * c->part_floats,
+                                          n);
+        }
+    }
+}
+
+/* Members begin with a run of their own, so that the pages of a head are read one behind the other. */
+static void attend_split(const struct cabe_exec *exec, struct cabe_team *team, int member, const struct cached *c)
+{
+    const int64_t n = exec->n_members;
+
+    for (int64_t i = 0; i < n; i++) {
+        int64_t owner = (member + i) % n, first = c->n_parts * owner / n, begin, end;
+
+        while (exec_take(&exec->taken[owner], c->n_parts * (owner + 1) / n - first, &begin, &end))
+            attend_parts(exec, c, first + begin, first + end, member_scratch(exec, member));
+    }
+    cabe_team_barrier(team, member);
+    join_parts(exec, c, member);
 }
 
 /*
@@ -132,6 +248,10 @@ void cabe_exec_cached(const struct cabe_exec *exec, struct cabe_team *team, int 
 
     describe_cached(exec, step, &c);
     heads = c.node->n_kv_heads;
+    if (c.n_parts > 0) {
+        attend_split(exec, team, member, &c);
+        return;
+    }
     if (!c.is_single) {
         while (cabe_team_next(team, c.n_sequences * heads, 1, &begin, &end))
             write_head(exec, &c, c.order[begin / heads], begin % heads);

@@ -79,6 +79,26 @@ static inline void describe_matmul(const struct cabe_exec *exec, const struct ca
     };
 }
 
+#define TAKEN_PARTS 3
+
+/* Takes the next of a run of `n`, a part of those that are left: many at first, single ones at the end. */
+static inline int exec_take(struct exec_cursor *cursor, int64_t n, int64_t *begin, int64_t *end)
+{
+    int_fast64_t at = atomic_load_explicit(&cursor->next, memory_order_relaxed);
+    int64_t next;
+
+    /* Relaxed: a number says which of them and nothing about their bytes; barriers order those. */
+    do {
+        if (at >= n)
+            return 0;
+        next = at + (n - at + TAKEN_PARTS - 1) / TAKEN_PARTS;
+    } while (!atomic_compare_exchange_weak_explicit(&cursor->next, &at, next, memory_order_relaxed,
+                                                    memory_order_relaxed));
+    *begin = at;
+    *end = next;
+    return 1;
+}
+
 /* Steps; every member calls them. */
 void cabe_exec_rows(const struct cabe_exec *exec, struct cabe_team *team, const struct cabe_step *step);
 /* The same by one member; whether a step is so small that it should be. */

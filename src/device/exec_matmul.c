@@ -1,8 +1,6 @@
 /* Steps of products. */
 #include "device/exec_impl.h"
 
-#define TAKEN_PARTS 3
-
 struct products { /* that a step does at once, their tiles numbered through */
     struct cabe_matmul mm[CABE_STEP_MATMULS];
     struct cabe_matmul_plan plan[CABE_STEP_MATMULS];
@@ -33,24 +31,6 @@ static void run_tiles(const struct cabe_exec *exec, int member, const struct pro
                                 (begin > first ? begin : first) - first, (end < p->end[i] ? end : p->end[i]) - first);
 }
 
-/* Takes the next tiles of a run of `n`, a part of those that are left: many at first, single ones at the end. */
-static int take(struct exec_cursor *cursor, int64_t n, int64_t *begin, int64_t *end)
-{
-    int_fast64_t at = atomic_load_explicit(&cursor->next, memory_order_relaxed);
-    int64_t next;
-
-    /* Relaxed: a number says which tiles and nothing about their bytes; barriers order those. */
-    do {
-        if (at >= n)
-            return 0;
-        next = at + (n - at + TAKEN_PARTS - 1) / TAKEN_PARTS;
-    } while (!atomic_compare_exchange_weak_explicit(&cursor->next, &at, next, memory_order_relaxed,
-                                                    memory_order_relaxed));
-    *begin = at;
-    *end = next;
-    return 1;
-}
-
 /*
  * Few rows: every member reads a run of weights of its own, which memory likes, and then takes from the others what
  * they have not begun.
@@ -62,7 +42,7 @@ static void run_own(const struct cabe_exec *exec, int member, const struct produ
     for (int64_t i = 0; i < n; i++) {
         int64_t owner = (member + i) % n, first = tiles * owner / n, begin, end;
 
-        while (take(&exec->taken[owner], tiles * (owner + 1) / n - first, &begin, &end))
+        while (exec_take(&exec->taken[owner], tiles * (owner + 1) / n - first, &begin, &end))
             run_tiles(exec, member, p, first + begin, first + end);
     }
 }

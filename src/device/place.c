@@ -59,8 +59,18 @@ int cabe_segment_streams(const struct cabe_graph *graph, int32_t segment)
 struct needs {
     int64_t t, k;               /* largest of any matmul */
     int64_t t_shared, k_shared; /* of those that quantise their activations */
-    uint64_t member;
+    uint64_t member, shared;
 };
+
+/* What attention makes of parts of contexts, for a few sequences: see cabe_exec_cached(). */
+static uint64_t parts_bytes(const struct cabe_node *node, const int64_t bounds[CABE_N_SYMBOLS])
+{
+    uint64_t n = (uint64_t)bounds[CABE_SYM_PAGES] / (CABE_ATTEND_PART / CABE_PAGE_TOKENS) +
+                 (uint64_t)bounds[CABE_SYM_SEQUENCES];
+    int64_t floats = cabe_attend_part_floats(node->n_heads / node->n_kv_heads, node->head_dim);
+
+    return times(times(n, (uint64_t)node->n_kv_heads), (uint64_t)floats * sizeof(float));
+}
 
 static void look_at(const struct cabe_graph *graph, const struct cabe_node *node,
                     const int64_t bounds[CABE_N_SYMBOLS], struct needs *needs)
@@ -70,9 +80,11 @@ static void look_at(const struct cabe_graph *graph, const struct cabe_node *node
 
     if (node->op == CABE_OP_ATTENTION)
         needs->member = larger(needs->member, cabe_attention_scratch_bytes(t, node->head_dim));
-    if (node->op == CABE_OP_CACHED)
+    if (node->op == CABE_OP_CACHED) {
         needs->member =
             larger(needs->member, cabe_attend_scratch_bytes(node->n_heads / node->n_kv_heads, node->head_dim));
+        needs->shared = larger(needs->shared, parts_bytes(node, bounds));
+    }
     if (node->op != CABE_OP_MATMUL)
         return;
     needs->t = t > needs->t ? t : needs->t;
@@ -108,7 +120,7 @@ void cabe_program_place(const struct cabe_graph *graph, const int64_t bounds[CAB
                         const uint8_t *streamed, int is_host_device, const struct cabe_kernels *kernels,
                         int n_members, uint64_t *offsets, struct cabe_placing *placing)
 {
-    struct needs needs = {0, 0, 0, 0, 0};
+    struct needs needs = {.t = 0};
     struct cabe_arena arena = {NULL, 0, 0};
     uint64_t shared = 0;
 
@@ -119,6 +131,8 @@ void cabe_program_place(const struct cabe_graph *graph, const int64_t bounds[CAB
         needs.member = larger(needs.member, cabe_matmul_scratch_bytes(kernels, needs.t, needs.k));
     if (needs.k_shared)
         shared = cabe_matmul_shared_bytes(kernels, needs.t_shared, needs.k_shared);
+    shared = larger(shared, needs.shared); /* activations are prepared after the step before has read these */
+    placing->shared_bytes = shared;
     placing->member_bytes = (needs.member + 63) / 64 * 64;
 
     cabe_arena_take(&arena, cabe_graph_layout(graph, bounds, offsets), 1, 64);

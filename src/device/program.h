@@ -7,7 +7,8 @@
 
 /* Where the parts of a program lie, in bytes from the start of its block, window or staging. */
 struct cabe_placing {
-    uint64_t shared; /* scratch that members share */
+    uint64_t shared; /* scratch that members share: prepared activations, or parts of attention */
+    uint64_t shared_bytes;
     uint64_t member; /* scratch of member 0; the next one's follows after member_bytes */
     uint64_t member_bytes;
     uint64_t order; /* [lists][sequences] i32: sequences, longest first */

@@ -9,8 +9,8 @@
  * Slots that a row does not see are left out, not multiplied by 0: they may hold anything. A block goes together over
  * the slots that all of its rows see, the rest of them row by row.
  *
- * Scores are kept times log2 e, so that weights are powers of 2. Between tiles a row keeps its largest score, its sum
- * of weights, and in `out` its weighted values.
+ * Scores are kept times log2 e, so that weights are powers of 2. Between the tiles of a part a row keeps its largest
+ * score, its sum of weights and its weighted values; between parts the same of those before, the values in `out`.
  */
 #ifndef CABE_KERNEL_ATTEND_VECTOR_H
 #define CABE_KERNEL_ATTEND_VECTOR_H
@@ -36,8 +36,11 @@ struct attend_pass {
     const struct cabe_paged *paged;
     const struct cabe_attend *a;
     int64_t first, n; /* queries */
+    int64_t seen;     /* last slot of the sequence that is read */
     float scale;      /* times log2 e */
-    float *keys, *values, *scores, *largest, *total;
+    float *keys, *values, *scores;
+    float *sums, *largest, *total; /* [rows][head_dim], [rows], [rows]: of a part */
+    float *top, *all;              /* [rows]: largest and total of the parts before */
 };
 
 struct attend_tile {
@@ -118,7 +121,7 @@ static void tile_open(const struct attend_pass *p, struct attend_tile *t, int64_
     t->end = last < slot + CABE_ATTEND_TILE ? (int)((last - slot) / CABE_PAGE_TOKENS) + 1 : TILE_PAGES;
     for (int i = t->begin; i < t->end; i++) {
         const struct cabe_page *page = &p->paged->pages[slot / CABE_PAGE_TOKENS + i];
-        int goes_on = slot + CABE_ATTEND_TILE + i * CABE_PAGE_TOKENS <= last;
+        int goes_on = slot + CABE_ATTEND_TILE + i * CABE_PAGE_TOKENS <= p->seen;
         const struct cabe_page *next = goes_on ? page + TILE_PAGES : page;
         struct kv_block k = kv_block(p->paged, page, 0), v = kv_block(p->paged, page, 1);
 
@@ -413,7 +416,7 @@ static void attend_block(const struct attend_pass *p, const struct attend_tile *
         from = first_slot(a, i) - t->slot;
         to = a->slot + i + 1 - t->slot;
         block.q[r] = a->q + i * a->q_stride + head;
-        block.out[r] = a->out + i * a->out_stride + head;
+        block.out[r] = p->sums + (row + r) * p->paged->head_dim;
         block.begin[r] = from > 0 ? from : 0;
         block.end[r] = to < CABE_ATTEND_TILE ? to : CABE_ATTEND_TILE;
         begin = block.begin[r] > begin ? block.begin[r] : begin;
@@ -450,50 +453,146 @@ static void attend_tile(const struct attend_pass *p, const struct attend_tile *t
     }
 }
 
-static void finish_row(float *out, int64_t dim, float total)
+/* One row's part to what the parts before it gave: of the first it is a copy. */
+static void join_row(float *out, float *top, float *all, const float *sums, float largest, float total, int64_t dim)
+{
+    vf most, before, now;
+    float scales[LANES];
+    int64_t d = 0;
+
+    if (total == 0.0f) /* the row sees nothing of it */
+        return;
+    if (*all == 0.0f) {
+        memcpy(out, sums, (size_t)dim * sizeof *out);
+        *top = largest;
+        *all = total;
+        return;
+    }
+    most = v_max(v_set(largest), v_set(*top));
+    before = v_exp2(v_sub(v_set(*top), most));
+    now = v_exp2(v_sub(v_set(largest), most));
+    v_store(scales, v_fma(v_set(*all), before, v_mul(v_set(total), now)));
+    *all = scales[0];
+    v_store(scales, most);
+    *top = scales[0];
+    for (; d + LANES <= dim; d += LANES)
+        v_store(out + d, v_fma(v_load(out + d), before, v_mul(v_load(sums + d), now)));
+    if (d < dim)
+        v_store_n(out + d, v_fma(v_load_n(out + d, dim - d), before, v_mul(v_load_n(sums + d, dim - d), now)), dim - d);
+}
+
+static void finish_row(float *out, const float *sums, int64_t dim, float total)
 {
     vf inverse = v_set(1.0f / total);
     int64_t d = 0;
 
     for (; d + LANES <= dim; d += LANES)
-        v_store(out + d, v_mul(v_load(out + d), inverse));
+        v_store(out + d, v_mul(v_load(sums + d), inverse));
     if (d < dim)
-        v_store_n(out + d, v_mul(v_load_n(out + d, dim - d), inverse), dim - d);
+        v_store_n(out + d, v_mul(v_load_n(sums + d, dim - d), inverse), dim - d);
 }
 
-static void attend_pass(const struct attend_pass *p)
+/* Slots [first, last] of a part, for the rows of the pass that see some of them. */
+static void attend_part(const struct attend_pass *p, int64_t first, int64_t last)
 {
-    const struct cabe_attend *a = p->a;
-    int64_t dim = p->paged->head_dim, rows = p->n * a->group;
-    int64_t first = first_slot(a, p->first), last = a->slot + p->first + p->n - 1;
+    int64_t rows = p->n * p->a->group;
     struct attend_tile t;
 
     for (int64_t row = 0; row < rows; row++) {
         p->largest[row] = -INFINITY;
         p->total[row] = 0.0f;
     }
-    for (int64_t i = 0; i < p->n; i++)
-        memset(a->out + (p->first + i) * a->out_stride, 0, (size_t)(a->group * dim) * sizeof(float));
+    memset(p->sums, 0, (size_t)(rows * p->paged->head_dim) * sizeof *p->sums);
     for (int64_t slot = first / CABE_ATTEND_TILE * CABE_ATTEND_TILE; slot <= last; slot += CABE_ATTEND_TILE) {
         tile_open(p, &t, slot, first, last, rows <= DIRECT_ROWS);
         attend_tile(p, &t);
     }
-    for (int64_t row = 0; row < rows; row++)
-        finish_row(a->out + (p->first + row / a->group) * a->out_stride + row % a->group * dim, dim, p->total[row]);
 }
 
-static void attend(const struct cabe_paged *paged, const struct cabe_attend *a, void *scratch)
+static void attend_pass(const struct attend_pass *p)
 {
-    int64_t most = cabe_attend_rows(a->group), tile = CABE_ATTEND_TILE * (int64_t)paged->head_dim;
+    const struct cabe_attend *a = p->a;
+    int64_t dim = p->paged->head_dim, rows = p->n * a->group;
+    int64_t first = first_slot(a, p->first), last = p->seen;
+
+    for (int64_t row = 0; row < rows; row++)
+        p->all[row] = 0.0f;
+    while (first <= last) {
+        int64_t end = (first / CABE_ATTEND_PART + 1) * CABE_ATTEND_PART;
+        int is_last = end > last;
+
+        attend_part(p, first, is_last ? last : end - 1);
+        for (int64_t row = 0; row < rows; row++) {
+            float *out = a->out + (p->first + row / a->group) * a->out_stride + row % a->group * dim;
+            const float *sums = p->sums + row * dim;
+
+            if (is_last && p->all[row] == 0.0f) { /* all that it sees is one part */
+                finish_row(out, sums, dim, p->total[row]);
+                continue;
+            }
+            join_row(out, &p->top[row], &p->all[row], sums, p->largest[row], p->total[row], dim);
+            if (is_last)
+                finish_row(out, out, dim, p->all[row]);
+        }
+        first = end;
+    }
+}
+
+static struct attend_pass open_pass(const struct cabe_paged *paged, const struct cabe_attend *a, void *scratch)
+{
+    int64_t rows = cabe_attend_rows(a->group) * a->group, tile = CABE_ATTEND_TILE * (int64_t)paged->head_dim;
     struct attend_pass p = {.paged = paged, .a = a, .scale = a->scale * 1.44269504088896340736f, .keys = scratch};
 
     p.values = p.keys + tile;
     p.scores = p.values + tile;
-    p.largest = p.scores + ATTEND_SCORES;
-    p.total = p.largest + most * a->group;
+    p.sums = p.scores + ATTEND_SCORES;
+    p.largest = p.sums + rows * paged->head_dim;
+    p.total = p.largest + rows;
+    p.top = p.total + rows;
+    p.all = p.top + rows;
+    return p;
+}
+
+static void attend(const struct cabe_paged *paged, const struct cabe_attend *a, void *scratch)
+{
+    struct attend_pass p = open_pass(paged, a, scratch);
+    int64_t most = cabe_attend_rows(a->group);
+
     for (p.first = 0; p.first < a->n; p.first += most) {
         p.n = a->n - p.first < most ? a->n - p.first : most;
+        p.seen = a->slot + p.first + p.n - 1;
         attend_pass(&p);
+    }
+}
+
+/* The state: sums of all heads of the group, their largest scores, their totals. */
+static void part(const struct cabe_paged *paged, const struct cabe_attend *a, int64_t number, float *state,
+                 void *scratch)
+{
+    struct attend_pass p = open_pass(paged, a, scratch);
+    int64_t first = number * CABE_ATTEND_PART, last = first + CABE_ATTEND_PART - 1, seen = first_slot(a, 0);
+
+    p.n = 1;
+    p.seen = a->slot;
+    p.sums = state;
+    p.largest = state + (int64_t)a->group * paged->head_dim;
+    p.total = p.largest + a->group;
+    attend_part(&p, seen > first ? seen : first, last < a->slot ? last : a->slot);
+}
+
+static void join(const struct cabe_attend *a, int32_t head_dim, const float *states, int64_t n_parts)
+{
+    const int64_t each = cabe_attend_part_floats(a->group, head_dim);
+
+    for (int64_t h = 0; h < a->group; h++) {
+        float *out = a->out + h * head_dim, top = 0.0f, all = 0.0f;
+
+        for (int64_t i = 0; i < n_parts; i++) {
+            const float *state = states + i * each, *largest = state + (int64_t)a->group * head_dim;
+
+            join_row(out, &top, &all, state + h * head_dim, largest[h], largest[a->group + h], head_dim);
+        }
+        finish_row(out, out, head_dim, all);
     }
 }
 

@@ -10,5 +10,6 @@ static void write(const struct cabe_paged *paged, int64_t slot, const float *k, 
     kv_write(&cabe_rows_avx2, paged, slot, k, v, stride, n);
 }
 
-const struct cabe_attention_kernels cabe_attention_avx2 = {.write = write, .attend = attend};
+const struct cabe_attention_kernels cabe_attention_avx2 = {
+    .write = write, .attend = attend, .part = part, .join = join};
 #endif

@@ -13,8 +13,8 @@
 #define QKV ((HEADS + 2 * KV_HEADS) * DIM)
 #define VOCAB 50
 #define SEQS 3
-#define TOKENS_MAX 160
-#define SEQ_PAGES 8 /* of a sequence */
+#define TOKENS_MAX 640
+#define SEQ_PAGES 40 /* of a sequence */
 #define N_PAGES (SEQS * SEQ_PAGES)
 
 static const struct cabe_kv_shape kv_shape = {LAYERS, KV_HEADS, DIM};
@@ -78,7 +78,7 @@ static cabe_value layer_of(struct cabe_graph *g, const struct inputs *in, cabe_v
           : apart(g, x, i, dtype, other, precision);
     x = cabe_graph_rope(g, x, angles, q_norm, k_norm, 1e-6f, i ? CABE_ROPE_HALVES : CABE_ROPE_ADJACENT, HEADS,
                         KV_HEADS, DIM);
-    x = cached(g, in, x, i, i ? 24 : 0);
+    x = cached(g, in, x, i, i ? 270 : 0);
     h = cabe_graph_matmul(g, x, named(g, i, "o", dtype, WIDTH, WIDTH), CABE_NO_VALUE, h, CABE_ACT_NONE, precision);
     x = cabe_graph_norm(g, h, named(g, i, "ffn_norm", CABE_F32, 1, WIDTH), CABE_NO_VALUE, CABE_NO_VALUE, CABE_NORM_RMS,
                         1e-5f);
@@ -326,7 +326,7 @@ static void attends_over_pages(void **state)
 
 /* ---- schedules ---- */
 
-static const int lengths[SEQS] = {70, 17, 121};
+static const int lengths[SEQS] = {70, 300, 621};
 
 /* All sequences, each alone and at once; logits [sequence][position]. */
 static void run_alone(const struct rig *rig, const struct cabe_graph *g, float *logits)
@@ -602,7 +602,7 @@ static void refuses_bad_tables(void **state)
     REFUSED(step.pages[1].formats = 3, "test: page 1 has formats 0x3");
     REFUSED(step.pages[1].formats = 0x10000, "test: page 1 has formats 0x10000");
     REFUSED(step.pages[2].unit = UINT32_MAX,
-            "test: page 2 has 5376 bytes at 274877906880 of the 196608 of cache");
+            "test: page 2 has 5376 bytes at 274877906880 of the 983040 of cache");
 #undef REFUSED
     step = good;
     step.symbols[CABE_SYM_PAGES] = 0;
@@ -612,7 +612,7 @@ static void refuses_bad_tables(void **state)
         struct cabe_error err;
 
         assert_int_equal(cabe_program_submit(rig.l.program, step.symbols, NULL, &event, &err), CABE_ERR_ARGUMENT);
-        assert_string_equal(err.text, "test: 0 pages, compiled for 1 to 24");
+        assert_string_equal(err.text, "test: 0 pages, compiled for 1 to 120");
     }
     rig_close(&rig);
     cabe_graph_close(g);

@@ -326,7 +326,7 @@ static void cut_anywhere(void **state)
     (void)state;
     for (int round = 0; round < 40; round++) {
         struct setup setup = {8 * (1 + (int32_t)random_below(12)), groups[random_below(8)],
-                              1 + random_below(200), windows[random_below(5)],
+                              1 + random_below(round % 8 ? 200 : 600), windows[random_below(5)],
                               (int)random_below(ANY_FORMAT + 1), 6.0f};
         struct fixture f;
         int64_t n = setup.n_slots;
@@ -345,6 +345,46 @@ static void cut_anywhere(void **state)
         check_same(&f, 0, n, BOUND);
         attend_slots(&f, under_test, &f.again, 0, n);
         assert_memory_equal(f.out.data, f.again.data, f.out.bytes);
+        fixture_close(&f);
+    }
+}
+
+/* Parts that are made in any order and joined are the bits of the whole. */
+static void parts_apart(void **state)
+{
+    static const int64_t windows[] = {0, 1, 100, 256, 300, 700};
+
+    (void)state;
+    for (int round = 0; round < 30; round++) {
+        struct setup setup = {8 * (1 + (int32_t)random_below(10)), 1 + (int32_t)random_below(9),
+                              1 + random_below(1200), windows[random_below(6)], (int)random_below(ANY_FORMAT + 1),
+                              6.0f};
+        int64_t stride = (int64_t)setup.group * setup.dim, slot = setup.n_slots - 1, first, n, each;
+        struct cabe_attend attend = {.q_stride = stride,
+                                     .out_stride = stride,
+                                     .n = 1,
+                                     .slot = slot,
+                                     .window = setup.window,
+                                     .group = setup.group,
+                                     .scale = 1.0f / sqrtf((float)setup.dim)};
+        struct fixture f;
+        struct block states;
+
+        fixture_open(&f, &setup);
+        write_slots(&f, under_test, 0, setup.n_slots);
+        attend_slots(&f, under_test, &f.out, slot > 40 ? slot - 40 : 0, slot + 1);
+        attend.q = (const float *)(const void *)f.q.data + slot * stride;
+        attend.out = (float *)(void *)f.again.data + slot * stride;
+        n = cabe_attend_parts(slot, setup.window, &first);
+        each = cabe_attend_part_floats(setup.group, setup.dim);
+        states = block_new((size_t)(n * each) * sizeof(float));
+        for (int64_t i = n; i-- > 0;)
+            under_test->part(&f.paged, &attend, first + i, (float *)(void *)states.data + i * each, f.scratch.data);
+        under_test->join(&attend, setup.dim, (const float *)(const void *)states.data, n);
+        block_check(&f.scratch);
+        assert_memory_equal((float *)(void *)f.out.data + slot * stride, attend.out, (size_t)stride * sizeof(float));
+        check_against_double(&f, slot, slot + 1, 2 * bound_of(setup.format));
+        block_free(&states);
         fixture_close(&f);
     }
 }
@@ -402,15 +442,15 @@ static void not_a_number(void **state)
     (void)state;
     for (int values = 0; values < 2; values++)
         for (int64_t window = 0; window < 80; window += 30) {
-            struct setup setup = {24, 3, 180, window, CABE_KV_F32, 2.0f};
+            struct setup setup = {24, 3, 600, window, CABE_KV_F32, 2.0f};
             const int64_t bad = 75;
             struct fixture f;
 
             fixture_open(&f, &setup);
             (values ? f.v : f.k)[bad * 24 + 7] = NAN;
-            write_slots(&f, under_test, 0, 180);
-            attend_slots(&f, under_test, &f.out, 0, 180);
-            for (int64_t s = 0; s < 180; s++)
+            write_slots(&f, under_test, 0, 600);
+            attend_slots(&f, under_test, &f.out, 0, 600);
+            for (int64_t s = 0; s < 600; s++)
                 for (int64_t h = 0; h < 3; h++) {
                     float got = ((const float *)(const void *)f.out.data)[(s * 3 + h) * 24 + 7];
 
@@ -477,6 +517,7 @@ static int run_cases(const struct cabe_attention_kernels *kernels, const char *n
         cmocka_unit_test(dims),         cmocka_unit_test(long_context), cmocka_unit_test(extreme_scores),
         cmocka_unit_test(cut_anywhere), cmocka_unit_test(cut_group),    cmocka_unit_test(many_rows),
         cmocka_unit_test(not_a_number), cmocka_unit_test(same_pages),   cmocka_unit_test(q8_bound),
+        cmocka_unit_test(parts_apart),
     };
 
     printf("level %s\n", name);
