@@ -168,6 +168,12 @@ void cabe_kv_hash_bits(struct cabe_kv *kv, int n_bits)
                                              : (UINT64_C(1) << n_bits) - 1;
 }
 
+void cabe_kv_watch(struct cabe_kv *kv, const struct cabe_kv_watch *watch)
+{
+    assert(kv->n_free == kv->n_pages);
+    kv->watch = *watch;
+}
+
 void cabe_kv_half_life(struct cabe_kv *kv, double n_releases)
 {
     assert(kv->n_cached == 0);

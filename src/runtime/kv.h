@@ -119,6 +119,20 @@ struct cabe_kv_stats {
 };
 void cabe_kv_stats(const struct cabe_kv *kv, struct cabe_kv_stats *stats);
 
+/* Times that pages see. */
+enum cabe_kv_time {
+    CABE_KV_LIFETIME,          /* of a cached page that goes: since it was taken */
+    CABE_KV_IDLE_BEFORE_EVICT, /* of the same: since it was last held or let go */
+    CABE_KV_REUSE_GAP          /* of one that match() finds: since then */
+};
+struct cabe_kv_watch {
+    void (*seen)(void *self, enum cabe_kv_time what, double seconds); /* on the store's thread; NULL: nobody looks */
+    uint64_t (*clock)(void *self);                                    /* for tests; NULL: cabe_clock_ns() */
+    void *self;
+};
+/* Before the first sequence. */
+void cabe_kv_watch(struct cabe_kv *kv, const struct cabe_kv_watch *watch);
+
 /*
  * Releases of pages after which a use counts half; at first CABE_KV_HALF_LIFE times the pages of the store. 0: the
  * least recently used goes first, whatever its class.

@@ -6,6 +6,8 @@
 
 #include <xxhash.h>
 
+#include "base/clock.h"
+
 #define NONE CABE_KV_NONE
 
 /* Whether cached page `a` goes before `b`: leaves first, then the one worth least. */
@@ -55,6 +57,19 @@ static void cache_remove(struct cabe_kv *kv, int32_t page)
         heap_sift(kv, at, last);
 }
 
+static uint64_t now_ns(const struct cabe_kv *kv)
+{
+    if (!kv->watch.seen)
+        return 0;
+    return kv->watch.clock ? kv->watch.clock(kv->watch.self) : cabe_clock_ns();
+}
+
+static void tell(const struct cabe_kv *kv, enum cabe_kv_time what, uint64_t from_ns, uint64_t to_ns)
+{
+    if (kv->watch.seen)
+        kv->watch.seen(kv->watch.self, what, to_ns > from_ns ? (double)(to_ns - from_ns) / 1e9 : 0);
+}
+
 static void free_put(struct cabe_kv *kv, int32_t page)
 {
     kv->pages[page].link = kv->free_page;
@@ -74,6 +89,7 @@ int32_t cabe_kv_page_take(struct cabe_kv *kv)
     kv->free_page = kv->pages[page].link;
     kv->n_free--;
     kv->pages[page].n_refs = 1;
+    kv->pages[page].taken_ns = kv->pages[page].used_ns = now_ns(kv);
     return page;
 }
 
@@ -84,6 +100,15 @@ void cabe_kv_page_hold(struct cabe_kv *kv, int32_t page)
     if (n_refs == 0)
         cache_remove(kv, page);
     kv->n_shared += n_refs == 1;
+}
+
+void cabe_kv_page_reuse(struct cabe_kv *kv, int32_t page)
+{
+    uint64_t now = now_ns(kv);
+
+    tell(kv, CABE_KV_REUSE_GAP, kv->pages[page].used_ns, now);
+    kv->pages[page].used_ns = now;
+    cabe_kv_page_hold(kv, page);
 }
 
 /*
@@ -108,9 +133,10 @@ void cabe_kv_page_release(struct cabe_kv *kv, int32_t page, enum cabe_class clas
 {
     int32_t n_refs = --kv->pages[page].n_refs;
 
-    if (kv->pages[page].is_known)
+    if (kv->pages[page].is_known) {
         count_use(kv, &kv->pages[page], class_);
-
+        kv->pages[page].used_ns = now_ns(kv);
+    }
     assert(n_refs >= 0);
     kv->n_shared -= n_refs == 1;
     if (n_refs > 0)
@@ -199,6 +225,7 @@ static void forget_leaf(struct cabe_kv *kv, int32_t page)
 {
     struct cabe_kv_page *p = &kv->pages[page];
     int32_t *link = bucket_of(kv, p->key);
+    uint64_t now;
 
     while (*link != page)
         link = &kv->pages[*link].link;
@@ -217,6 +244,9 @@ static void forget_leaf(struct cabe_kv *kv, int32_t page)
     cache_remove(kv, page);
     free_put(kv, page);
     kv->n_evictions++;
+    now = now_ns(kv);
+    tell(kv, CABE_KV_LIFETIME, p->taken_ns, now);
+    tell(kv, CABE_KV_IDLE_BEFORE_EVICT, p->used_ns, now);
 }
 
 void cabe_kv_page_forget(struct cabe_kv *kv, int32_t page)

@@ -22,6 +22,7 @@ struct cabe_kv_key {
 struct cabe_kv_page {
     struct cabe_kv_key key;      /* of a known page */
     uint64_t salt[2];            /* of a known page without parent: whose it is */
+    uint64_t taken_ns, used_ns;  /* where somebody watches */
     double worth;                /* log2 of what its uses count, at a time that is the same for all pages */
     int32_t n_refs;              /* sequences */
     int32_t parent, first_child; /* of a known page */
@@ -63,6 +64,7 @@ struct cabe_kv {
     struct cabe_kv_seq *seqs;
 
     struct cabe_kv_key key_mask;
+    struct cabe_kv_watch watch;
     uint64_t clock;    /* releases */
     double half_life;  /* of them; 0: only the last counts */
     int32_t free_page, n_free, n_cached, n_shared;
@@ -73,6 +75,7 @@ struct cabe_kv {
 /* A page that nobody holds, now held once; there is one: n_free + n_cached > 0. Its bytes are what they were. */
 int32_t cabe_kv_page_take(struct cabe_kv *kv);
 void cabe_kv_page_hold(struct cabe_kv *kv, int32_t page);
+void cabe_kv_page_reuse(struct cabe_kv *kv, int32_t page); /* holds one that a lookup has found */
 /* A known one is cached, another free. */
 void cabe_kv_page_release(struct cabe_kv *kv, int32_t page, enum cabe_class class_);
 

@@ -115,7 +115,7 @@ int64_t cabe_kv_seq_match(struct cabe_kv_seq *seq, const uint64_t *tokens, int64
     while ((page = find_next(kv, page, seq->salt, tokens + seq->length, n_max - seq->length,
                              &kv->n_collisions)) !=
            NONE) {
-        cabe_kv_page_hold(kv, page);
+        cabe_kv_page_reuse(kv, page);
         set_page(seq, seq->n_pages++, page);
         seq->length += TOKENS;
     }

@@ -218,6 +218,53 @@ static void test_eviction_order(void **state)
     bench_close(&b);
 }
 
+struct seen {
+    uint64_t now_s;
+    double seconds[3]; /* by what, the sum */
+    int n[3];
+};
+
+static void see(void *self, enum cabe_kv_time what, double seconds)
+{
+    struct seen *seen = self;
+
+    seen->seconds[what] += seconds;
+    seen->n[what]++;
+}
+
+static uint64_t clock_of(void *self)
+{
+    return ((struct seen *)self)->now_s * 1000000000u;
+}
+
+/* Times of pages, on a clock of the test. */
+static void test_times(void **state)
+{
+    struct seen seen = {.now_s = 100};
+    struct cabe_kv_seq *seq;
+    struct bench b;
+
+    (void)state;
+    bench_start(&b, 4, 2);
+    cabe_kv_watch(b.kv, &(const struct cabe_kv_watch){see, clock_of, &seen});
+    run_text(&b, 1, 2 * PAGE); /* taken and let go at 100 */
+    seen.now_s = 105;
+    seq = seq_new(&b);
+    assert_int_equal(cabe_kv_seq_match(seq, words(1, 3 * PAGE), 3 * PAGE), 2 * PAGE);
+    assert_true(seen.n[CABE_KV_REUSE_GAP] == 2 && seen.seconds[CABE_KV_REUSE_GAP] == 10);
+    seen.now_s = 107;
+    cabe_kv_seq_close(seq);
+    assert_true(seen.n[CABE_KV_LIFETIME] == 0 && seen.n[CABE_KV_IDLE_BEFORE_EVICT] == 0);
+    seen.now_s = 120;
+    seq = seq_new(&b);
+    extend(seq, 2, 3 * PAGE); /* two are free, one cached page goes */
+    assert_true(seen.n[CABE_KV_LIFETIME] == 1 && seen.seconds[CABE_KV_LIFETIME] == 20);
+    assert_true(seen.n[CABE_KV_IDLE_BEFORE_EVICT] == 1 && seen.seconds[CABE_KV_IDLE_BEFORE_EVICT] == 13);
+    assert_int_equal(seen.n[CABE_KV_REUSE_GAP], 2);
+    cabe_kv_seq_close(seq);
+    bench_close(&b);
+}
+
 static void test_refusals(void **state)
 {
     struct cabe_kv_seq *seq, *other, *third;
@@ -422,7 +469,7 @@ int main(void)
         cmocka_unit_test(test_same_pages_become_one),
         cmocka_unit_test(test_forks_do_not_disturb),
         cmocka_unit_test(test_truncated_then_written),
-        cmocka_unit_test(test_eviction_order),
+        cmocka_unit_test(test_eviction_order), cmocka_unit_test(test_times),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_shift),
         cmocka_unit_test(test_collisions),
