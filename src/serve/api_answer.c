@@ -351,6 +351,7 @@ void api_answer_fill(struct api_answer *answer, int part, struct cabe_service_as
                                      .n_stop = r->n_stop,
                                      .salt = r->salt,
                                      .keep_alive_s = r->keep_alive_s,
+                                     .context = r->context,
                                      .started = on_started,
                                      .text = on_text,
                                      .finished = on_finished,

@@ -103,6 +103,7 @@ struct api_request {
     size_t n_stop;
     const char *salt;
     double keep_alive_s;
+    int64_t context; /* that the model should have room for; 0: any */
     int stream, with_usage, echo, reads_tools;
     int with_logprobs; /* sampling.n_logprobs of them */
     char note[160];    /* goes to a message about the context: "num_ctx 8192 was asked for" */

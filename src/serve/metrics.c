@@ -146,7 +146,8 @@ static struct cabe_metrics_model *model_of(struct cabe_metrics *metrics, const c
         return NULL;
     snprintf(model->name, sizeof model->name, "%s", name);
     model->first_token.bounds = &cabe_bounds_first_token;
-    model->between_tokens.bounds = &cabe_bounds_between_tokens;
+    for (int t = 0; t < CABE_SERVICE_N_TIMES; t++)
+        model->time[t].bounds = t == CABE_SERVICE_BETWEEN_TOKENS ? &cabe_bounds_between_tokens : &cabe_bounds_page;
     model->whole.bounds = model->queue.bounds = &cabe_bounds_answer;
     return metrics->model[metrics->n_models++] = model;
 }
@@ -180,13 +181,21 @@ static void on_answer(void *self, const char *name, enum cabe_class class_, enum
             cabe_histogram_add(&model->whole, whole, 1);
             cabe_histogram_add(&model->queue, counts->queue_s, 1);
         }
-        /* One mean for all the gaps of an answer: what the sum says is exact. */
-        if (counts->n_new > 1)
-            cabe_histogram_add(&model->between_tokens, counts->answer_s / (double)(counts->n_new - 1),
-                               (uint64_t)(counts->n_new - 1));
     }
     pthread_mutex_unlock(&metrics->lock);
     cabe_metrics_operation(metrics, "answer", name, whole);
+}
+
+static void on_time(void *self, const char *name, enum cabe_service_time what, double seconds)
+{
+    struct cabe_metrics *metrics = self;
+    struct cabe_metrics_model *model;
+
+    pthread_mutex_lock(&metrics->lock);
+    model = model_of(metrics, name);
+    if (model)
+        cabe_histogram_add(&model->time[what], seconds, 1);
+    pthread_mutex_unlock(&metrics->lock);
 }
 
 /* ---- samples ---- */
@@ -374,8 +383,10 @@ enum cabe_status cabe_metrics_open(struct cabe_metrics **out, struct cabe_server
     metrics->server = server;
     metrics->opened_ns = cabe_clock_ns();
     pthread_mutex_init(&metrics->lock, NULL);
-    if (server->service)
+    if (server->service) {
         cabe_service_on_answer(server->service, on_answer, metrics);
+        cabe_service_on_time(server->service, on_time, metrics);
+    }
     *out = metrics;
     return CABE_OK;
 }

@@ -12,6 +12,8 @@ const struct cabe_bounds cabe_bounds_between_tokens = {
     {0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80}, 19};
 const struct cabe_bounds cabe_bounds_answer = {
     {0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680}, 21};
+const struct cabe_bounds cabe_bounds_page = {
+    {0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800}, 21};
 const struct cabe_bounds cabe_bounds_request = {
     {0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300}, 17};
 const struct cabe_bounds cabe_bounds_operation = {

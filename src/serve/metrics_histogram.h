@@ -19,7 +19,8 @@ struct cabe_bounds {
     int n;
 };
 /* As vLLM has them, so that its dashboards show ours: */
-extern const struct cabe_bounds cabe_bounds_first_token, cabe_bounds_between_tokens, cabe_bounds_answer;
+extern const struct cabe_bounds cabe_bounds_first_token, cabe_bounds_between_tokens, cabe_bounds_answer,
+    cabe_bounds_page;
 extern const struct cabe_bounds cabe_bounds_request, cabe_bounds_operation;
 
 struct cabe_histogram {

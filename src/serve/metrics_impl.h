@@ -45,7 +45,7 @@ struct cabe_metrics_model {
     char name[CABE_SERVICE_NAME_MAX];
     uint64_t finished[CABE_METRICS_N_FINISHES];
     uint64_t prompt_tokens, cached_tokens, new_tokens;
-    struct cabe_histogram first_token, between_tokens, whole, queue;
+    struct cabe_histogram first_token, whole, queue, time[CABE_SERVICE_N_TIMES];
 };
 
 struct cabe_metrics_sample {

@@ -199,10 +199,16 @@ static void answers(struct page *page)
     }, histograms[] = {
         {"time_to_first_token_seconds", "From admission to the first text.",
          offsetof(struct cabe_metrics_model, first_token)},
-        {"inter_token_latency_seconds", "Between two tokens; the mean of an answer stands for each of its gaps.",
-         offsetof(struct cabe_metrics_model, between_tokens)},
+        {"inter_token_latency_seconds", "Between two tokens of an answer.",
+         offsetof(struct cabe_metrics_model, time[CABE_SERVICE_BETWEEN_TOKENS])},
         {"e2e_request_latency_seconds", "From admission to the end.", offsetof(struct cabe_metrics_model, whole)},
         {"request_queue_time_seconds", "In the queue.", offsetof(struct cabe_metrics_model, queue)},
+        {"kv_block_lifetime_seconds", "Of a cached page of keys and values that had to go: since it was taken.",
+         offsetof(struct cabe_metrics_model, time[CABE_SERVICE_KV_LIFETIME])},
+        {"kv_block_idle_before_evict_seconds", "Of the same: since its last use.",
+         offsetof(struct cabe_metrics_model, time[CABE_SERVICE_KV_IDLE_BEFORE_EVICT])},
+        {"kv_block_reuse_gap_seconds", "Of a page that was found in the cache: since its last use.",
+         offsetof(struct cabe_metrics_model, time[CABE_SERVICE_KV_REUSE_GAP])},
     };
     struct cabe_metrics *metrics = page->metrics;
     char label[2 * CABE_SERVICE_NAME_MAX], labels[2 * CABE_SERVICE_NAME_MAX + 32];

@@ -115,7 +115,7 @@ static json_t *answers_json(const struct cabe_metrics *metrics)
                             cabe_json_count(m->cached_tokens), "new_tokens", cabe_json_count(m->new_tokens), "hit_rate",
                             m->prompt_tokens ? (double)m->cached_tokens / (double)m->prompt_tokens : 0.0,
                             "first_token_s", quantiles_json(&m->first_token), "between_tokens_s",
-                            quantiles_json(&m->between_tokens), "whole_s", quantiles_json(&m->whole), "queue_s",
+                            quantiles_json(&m->time[CABE_SERVICE_BETWEEN_TOKENS]), "whole_s", quantiles_json(&m->whole), "queue_s",
                             quantiles_json(&m->queue)));
     }
     return list;

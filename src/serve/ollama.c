@@ -1,5 +1,4 @@
 /* Ollama's endpoints. */
-#include <math.h>
 #include <string.h>
 
 #include "base/json.h"
@@ -266,23 +265,23 @@ static void on_loaded(void *self, enum cabe_status status, const struct cabe_err
     cabe_free(loading);
 }
 
-/* A request without a prompt: loads the model, or with keep_alive 0 unloads it. */
-static void load_or_unload(struct cabe_server *server, struct cabe_http_exchange *exchange,
-                           const struct api_request *request, int is_chat)
+static void unload(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *model, int is_chat)
 {
-    struct loading *loading;
     struct cabe_error err = {0};
 
-    if (!isnan(request->keep_alive_s) && request->keep_alive_s >= 0 && request->keep_alive_s < 1e-9) {
-        enum cabe_status status = cabe_service_unload(server->service, request->model, &err);
+    if (cabe_service_expire(server->service, model, &err) == CABE_OK)
+        reply_loaded(exchange, model, is_chat, "unload");
+    else
+        cabe_reply_status(exchange, &err, NULL);
+}
 
-        if (status == CABE_OK)
-            reply_loaded(exchange, request->model, is_chat, "unload");
-        else
-            cabe_reply_status(exchange, &err, NULL);
-        return;
-    }
-    loading = (struct loading *)cabe_calloc(1, sizeof *loading);
+static void load(struct cabe_server *server, struct cabe_http_exchange *exchange, const struct api_request *request,
+                 int is_chat)
+{
+    struct cabe_service_load wish = {request->model, request->keep_alive_s, request->context, on_loaded, NULL};
+    struct loading *loading = (struct loading *)cabe_calloc(1, sizeof *loading);
+    struct cabe_error err = {0};
+
     if (loading)
         loading->model = cabe_strdup(request->model);
     if (!loading || !loading->model) {
@@ -292,8 +291,9 @@ static void load_or_unload(struct cabe_server *server, struct cabe_http_exchange
     }
     loading->exchange = exchange;
     loading->is_chat = is_chat;
+    wish.self = loading;
     cabe_http_hold(exchange);
-    if (cabe_service_load(server->service, request->model, on_loaded, loading, &err) == CABE_OK)
+    if (cabe_service_load_as(server->service, &wish, &err) == CABE_OK)
         return;
     cabe_reply_status(exchange, &err, NULL);
     cabe_http_release(exchange);
@@ -301,7 +301,10 @@ static void load_or_unload(struct cabe_server *server, struct cabe_http_exchange
     cabe_free(loading);
 }
 
-static void answer_now(struct cabe_server *server, struct cabe_http_exchange *exchange, int is_chat)
+static cabe_handler chat_on_worker, generate_on_worker;
+
+/* `may_wait`: not on the loop. */
+static void answer_now(struct cabe_server *server, struct cabe_http_exchange *exchange, int is_chat, int may_wait)
 {
     json_t *body = cabe_request_json(exchange);
     struct api_fault fault = {0};
@@ -323,39 +326,44 @@ static void answer_now(struct cabe_server *server, struct cabe_http_exchange *ex
     }
     request.model = api_ollama_name(server, request.model, buffer);
     if (!request.messages && request.n_prompts == 0) {
-        load_or_unload(server, exchange, &request, is_chat);
+        if (!(request.keep_alive_s >= 0 && request.keep_alive_s < 1e-9))
+            load(server, exchange, &request, is_chat);
+        else if (may_wait)
+            unload(server, exchange, request.model, is_chat);
+        else
+            api_serve_later(server, exchange, "", is_chat ? chat_on_worker : generate_on_worker);
         api_request_clear(&request);
         return;
     }
     api_serve_request(server, exchange, &request, is_chat ? &api_form_ollama_chat : &api_form_ollama_generate, "");
 }
 
-static void chat_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+static void chat_on_worker(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     (void)tail;
-    answer_now(server, exchange, 1);
+    answer_now(server, exchange, 1, 1);
 }
 
-static void generate_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+static void generate_on_worker(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     (void)tail;
-    answer_now(server, exchange, 0);
+    answer_now(server, exchange, 0, 1);
 }
 
 static void chat(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     if (api_is_large(exchange))
-        api_serve_later(server, exchange, tail, chat_now);
+        api_serve_later(server, exchange, tail, chat_on_worker);
     else
-        chat_now(server, exchange, tail);
+        answer_now(server, exchange, 1, 0);
 }
 
 static void generate(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     if (api_is_large(exchange))
-        api_serve_later(server, exchange, tail, generate_now);
+        api_serve_later(server, exchange, tail, generate_on_worker);
     else
-        generate_now(server, exchange, tail);
+        answer_now(server, exchange, 0, 0);
 }
 
 static void embed(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)

@@ -79,10 +79,12 @@ static void read_options(struct api_request *request, const struct api_object *b
     api_read_stop(request, &object);
     if (api_get_integer(&object, "num_predict", -2, INT32_MAX, &number))
         request->max_new = number > 0 ? number : 0; /* -1, -2: until the context is full */
-    if (api_get_integer(&object, "num_ctx", 1, INT32_MAX, &number))
+    if (api_get_integer(&object, "num_ctx", 1, INT32_MAX, &number)) {
+        request->context = number;
         snprintf(request->note, sizeof request->note,
-                 "num_ctx %lld was asked for, but a model's context is set where the server starts (--context)",
+                 "num_ctx %lld was asked for, and this is what the model, the memory and the server's --context allow",
                  (long long)number);
+    }
 }
 
 static void read_common(struct api_request *request, struct api_fault *fault)

@@ -155,6 +155,8 @@ static void delete_now(struct cabe_server *server, struct cabe_http_exchange *ex
     }
     name = api_ollama_name(server, name, buffer);
     status = cabe_store_path(name, path, &err);
+    if (status == CABE_ERR_NOT_FOUND || status == CABE_ERR_ARGUMENT) /* not where it was looked for */
+        status = cabe_fail(&err, CABE_ERR_NOT_FOUND, "model '%.200s' not found", name);
     if (status == CABE_OK) {
         status = cabe_service_unload(server->service, name, &err);
         if (status != CABE_ERR_BUSY)

@@ -57,7 +57,7 @@ const struct openapi_schema openapi_schemas[] = {
      "\"max_output_tokens\":" COUNT "," SAMPLING "\"stream\":" FLAG ",\"tools\":" TOOLS "}}"},
     {"OllamaOptions",
      "{\"type\":\"object\",\"properties\":{" SAMPLING "\"num_predict\":{\"type\":\"integer\",\"minimum\":-2},"
-     "\"num_ctx\":{\"type\":\"integer\",\"description\":\"not obeyed: the context is set where the server starts\"},"
+     "\"num_ctx\":{\"type\":\"integer\",\"description\":\"tokens of context, at least; up to what the model, the memory and --context allow\"},"
      "\"repeat_penalty\":{\"type\":\"number\"},\"stop\":" STOP "}}"},
     {"OllamaChatRequest",
      "{\"type\":\"object\",\"required\":[\"model\"],\"properties\":{\"model\":" TEXT ",\"messages\":" MESSAGES ","

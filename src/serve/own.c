@@ -138,8 +138,8 @@ static void pin(struct cabe_server *server, struct cabe_http_exchange *exchange,
         cabe_reply_status(exchange, &err, NULL);
 }
 
-/* POST /v1/models/NAME/load and the like; a name may have slashes. */
-static void change_model(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+/* POST /v1/models/NAME/load and the like; a name may have slashes. On a worker: unloading may wait a moment. */
+static void change_model_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     const char *slash = strrchr(tail, '/');
     char name[CABE_SERVICE_NAME_MAX];
@@ -163,16 +163,47 @@ static void change_model(struct cabe_server *server, struct cabe_http_exchange *
         cabe_reply_error(exchange, 404, "not_found", NULL, "'%.40s': wanted load, unload, pin or unpin", slash + 1);
 }
 
+static void change_model(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    api_serve_later(server, exchange, tail, change_model_now);
+}
+
 /* ---- tokens ---- */
 
 #define TEXT_MAX (4u << 20)
+
+static const char *read_model(const struct api_object *object)
+{
+    const char *model = NULL;
+
+    if (!api_get_string(object, "model", &model, NULL))
+        api_refuse(object->fault, 400, "missing_required_parameter", "model", "model: wanted the name of a model");
+    return model;
+}
+
+static void begin_tokens(struct api_text *out, const char *model)
+{
+    api_puts(out, "{\"model\":");
+    api_put_string(out, model, strlen(model));
+}
+
+/* Sends what was put, with its last brace, and gives its memory back. */
+static void reply_tokens(struct cabe_http_exchange *exchange, struct api_text *out)
+{
+    api_puts(out, "}");
+    if (out->failed)
+        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
+    else
+        cabe_http_reply(exchange, 200, "application/json", out->bytes, out->n);
+    api_text_clear(out);
+}
 
 static void tokenize_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     json_t *body = cabe_request_json(exchange);
     struct api_fault fault = {0};
     const struct api_object object = {body, "", &fault};
-    const char *model = NULL, *text = NULL;
+    const char *model, *text = NULL;
     struct cabe_error err = {0};
     struct api_text out = {0};
     size_t bytes = 0, n_ids = 0;
@@ -181,8 +212,7 @@ static void tokenize_now(struct cabe_server *server, struct cabe_http_exchange *
     (void)tail;
     if (!body)
         return;
-    if (!api_get_string(&object, "model", &model, NULL))
-        api_refuse(&fault, 400, "missing_required_parameter", "model", "model: wanted the name of a model");
+    model = read_model(&object);
     if (!api_get_string(&object, "text", &text, &bytes) && !api_get_string(&object, "content", &text, &bytes) &&
         !api_get_string(&object, "prompt", &text, &bytes))
         api_refuse(&fault, 400, "missing_required_parameter", "text", "text: wanted a string");
@@ -193,18 +223,13 @@ static void tokenize_now(struct cabe_server *server, struct cabe_http_exchange *
     } else if (cabe_service_tokenize(server->service, model, text, bytes, &ids, &n_ids, &err) != CABE_OK) {
         cabe_reply_status(exchange, &err, NULL);
     } else {
-        api_puts(&out, "{\"model\":");
-        api_put_string(&out, model, strlen(model));
+        begin_tokens(&out, model);
         api_printf(&out, ",\"count\":%zu,\"tokens\":[", n_ids);
         for (size_t i = 0; i < n_ids; i++)
             api_printf(&out, "%s%d", i ? "," : "", ids[i]);
-        api_puts(&out, "]}");
-        if (out.failed)
-            cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
-        else
-            cabe_http_reply(exchange, 200, "application/json", out.bytes, out.n);
+        api_puts(&out, "]");
+        reply_tokens(exchange, &out);
     }
-    api_text_clear(&out);
     cabe_free(ids);
     json_decref(body);
 }
@@ -249,7 +274,7 @@ static void detokenize_now(struct cabe_server *server, struct cabe_http_exchange
     json_t *body = cabe_request_json(exchange);
     struct api_fault fault = {0};
     const struct api_object object = {body, "", &fault};
-    const char *model = NULL;
+    const char *model;
     struct cabe_error err = {0};
     struct api_text out = {0};
     size_t n = 0, bytes = 0;
@@ -259,25 +284,18 @@ static void detokenize_now(struct cabe_server *server, struct cabe_http_exchange
     (void)tail;
     if (!body)
         return;
-    if (!api_get_string(&object, "model", &model, NULL))
-        api_refuse(&fault, 400, "missing_required_parameter", "model", "model: wanted the name of a model");
+    model = read_model(&object);
     ids = fault.status ? NULL : read_tokens(body, &n, &fault);
     if (fault.status) {
         api_reply_fault(exchange, &fault);
     } else if (cabe_service_detokenize(server->service, model, ids, n, &text, &bytes, &err) != CABE_OK) {
         cabe_reply_status(exchange, &err, NULL);
     } else {
-        api_puts(&out, "{\"model\":");
-        api_put_string(&out, model, strlen(model));
+        begin_tokens(&out, model);
         api_puts(&out, ",\"text\":");
         api_put_string(&out, text, bytes);
-        api_puts(&out, "}");
-        if (out.failed)
-            cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
-        else
-            cabe_http_reply(exchange, 200, "application/json", out.bytes, out.n);
+        reply_tokens(exchange, &out);
     }
-    api_text_clear(&out);
     cabe_free(text);
     cabe_free(ids);
     json_decref(body);

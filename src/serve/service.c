@@ -170,6 +170,14 @@ void cabe_service_on_answer(struct cabe_service *service,
     service->answer_self = self;
 }
 
+void cabe_service_on_time(struct cabe_service *service,
+                          void (*seen)(void *self, const char *model, enum cabe_service_time what, double seconds),
+                          void *self)
+{
+    service->seen = seen;
+    service->seen_self = self;
+}
+
 void cabe_service_tell(struct cabe_service *service, enum cabe_service_event event, const char *model, double seconds)
 {
     if (service->event)

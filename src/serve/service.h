@@ -7,6 +7,11 @@
  * weight, the lowest class preempted when pages run out. Embeddings: an idle encoder starts at once, a busy one collects
  * what comes for up to 20 requests or 100 ms.
  *
+ * A request may ask for a context (Ollama's num_ctx). What is loaded has as much, up to what the model was made for and
+ * memory allows; with struct cabe_service_config.context only that. A model in memory with less is loaded again when
+ * what runs has ended, each time with at least twice the context, and not for a wish that was already tried in vain. Who
+ * would hold others back for long is served with the context there is.
+ *
  * Models that compute at the same time take turns on the session's team (base/threads.h), by class.
  *
  * Owner: who opens it; the session outlives it. Thread: every function from any thread. Callbacks of a request come from
@@ -74,6 +79,7 @@ struct cabe_service_model {
     int64_t modified_s;                /* Unix time of the file */
     uint64_t bytes, peak_bytes;        /* planned, host; 0: not planned yet */
     int64_t context, width;            /* tokens of a sequence; of an embedding. 0: not known yet */
+    int64_t context_most;              /* that the model was made for; 0: not known yet */
     int32_t n_seqs;
     int pinned;
     double keep_alive_s, idle_s;       /* idle_s: since the last request ended */
@@ -100,6 +106,19 @@ CABE_CHECKED enum cabe_status cabe_service_load(struct cabe_service *service, co
                                                 void (*done)(void *self, enum cabe_status status,
                                                              const struct cabe_error *err),
                                                 void *self, struct cabe_error *err);
+/* The same with wishes, which count for a model that is there too. */
+struct cabe_service_load {
+    const char *name;
+    double keep_alive_s; /* NAN: the service's */
+    int64_t context;     /* tokens of a sequence, at least; 0: any */
+    void (*done)(void *self, enum cabe_status status, const struct cabe_error *err);
+    void *self;
+};
+CABE_CHECKED enum cabe_status cabe_service_load_as(struct cabe_service *service, const struct cabe_service_load *wish,
+                                                   struct cabe_error *err);
+/* Unloads it now, or when its last request ends; one that is not in memory is fine. */
+CABE_CHECKED enum cabe_status cabe_service_expire(struct cabe_service *service, const char *name,
+                                                  struct cabe_error *err);
 /* CABE_ERR_BUSY: in use. */
 CABE_CHECKED enum cabe_status cabe_service_unload(struct cabe_service *service, const char *name, struct cabe_error *err);
 /* A pinned model is not unloaded to make room, nor for being idle. */
@@ -140,7 +159,8 @@ struct cabe_service_ask {
     const char *const *stop;        /* n_stop strings */
     size_t n_stop;
     const char *salt;     /* requests with different salts share no cache; may be NULL */
-    double keep_alive_s;  /* NAN: the service's */
+    double keep_alive_s;  /* NAN: as it is; the service's for a model that is not there */
+    int64_t context;      /* tokens of a sequence that the model should have room for; 0: any */
 
     /* The prompt has been read: tokens are about to come. May be NULL. */
     void (*started)(void *self, const struct cabe_service_counts *counts);
@@ -230,11 +250,23 @@ enum cabe_service_event {
 void cabe_service_on_event(struct cabe_service *service,
                            void (*event)(void *self, enum cabe_service_event event, const char *model, double seconds),
                            void *self);
-/* Every finished answer, for histograms: seconds to first token, between tokens (mean), whole, in the queue. */
+/* Every finished answer, for histograms: seconds to first token, whole, in the queue. */
 void cabe_service_on_answer(struct cabe_service *service,
                             void (*answer)(void *self, const char *model, enum cabe_class class_,
                                            enum cabe_status status, enum cabe_service_finish finish,
                                            const struct cabe_service_counts *counts),
                             void *self);
+
+/* Times on the way, each as it was: between two tokens of an answer, and what pages of keys and values see. */
+enum cabe_service_time {
+    CABE_SERVICE_BETWEEN_TOKENS,
+    CABE_SERVICE_KV_LIFETIME, /* this and what follows: as enum cabe_kv_time */
+    CABE_SERVICE_KV_IDLE_BEFORE_EVICT,
+    CABE_SERVICE_KV_REUSE_GAP,
+    CABE_SERVICE_N_TIMES
+};
+void cabe_service_on_time(struct cabe_service *service,
+                          void (*seen)(void *self, const char *model, enum cabe_service_time what, double seconds),
+                          void *self);
 
 #endif

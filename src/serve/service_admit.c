@@ -199,8 +199,11 @@ static enum cabe_status admit(struct cabe_service_ticket *t, double keep_alive_s
     status = check_service(service, t->class_, refusal, err);
     if (status == CABE_OK)
         status = check_queue(e, t->class_, t->estimated_tokens, refusal, err);
-    if (status == CABE_OK)
+    if (status == CABE_OK) {
+        cabe_keep_alive_set(e, keep_alive_s);
+        cabe_context_ask(e, t->ask.context);
         status = cabe_queue_push(&e->queue, &t->item, t->class_, t->estimated_tokens, t->admitted_ns, err);
+    }
     if (status == CABE_OK) {
         *ticket = t;
         status = cabe_host_start(e, err);
@@ -208,8 +211,6 @@ static enum cabe_status admit(struct cabe_service_ticket *t, double keep_alive_s
             cabe_queue_remove(&t->item);
     }
     if (status == CABE_OK) {
-        if (keep_alive_s == keep_alive_s)
-            e->view.keep_alive_s = keep_alive_s;
         e->view.n_requests++;
         service->stats.n_admitted++;
         if (service->n_tickets++ == 0)

@@ -30,6 +30,7 @@ struct answer { /* a choice on its way: a sequence of the engine */
     size_t n_head;
     int ended; /* by an end token */
     int fresh; /* no token yet */
+    uint64_t last_ns; /* its last token came */
     enum cabe_status status;
 };
 
@@ -192,8 +193,12 @@ static int on_token(void *self, const struct cabe_sampled *sampled)
 {
     struct answer *a = self;
     struct cabe_service_ticket *t = a->ticket;
+    struct cabe_service *service = t->service;
     const struct cabe_tokenizer *tokenizer = a->host->tokenizer;
 
+    if (!a->fresh && service->seen)
+        service->seen(service->seen_self, t->entry->view.name, CABE_SERVICE_BETWEEN_TOKENS,
+                      cabe_seconds(a->last_ns, cabe_clock_ns()));
     if (a->fresh) {
         /* No text leaves before the copy is known to be whole. */
         a->status = cabe_generator_check(a->host->loaded->generator, &a->host->err);
@@ -203,7 +208,7 @@ static int on_token(void *self, const struct cabe_sampled *sampled)
     }
     t->n_new++;
     a->host->new_tokens++;
-    t->last_ns = cabe_clock_ns();
+    t->last_ns = a->last_ns = cabe_clock_ns();
     if (!t->ask.ignore_end && cabe_tokenizer_is_end(tokenizer, sampled->token)) {
         a->ended = 1;
         return 1;
@@ -464,7 +469,7 @@ static struct cabe_service_ticket *take_one(struct decoding_host *h)
     uint64_t now_ns = cabe_clock_ns();
 
     pthread_mutex_lock(&service->lock);
-    item = choose(h, now_ns);
+    item = cabe_context_grows(e, now_ns) ? NULL : choose(h, now_ns);
     if (item)
         t = cabe_host_take_item(e, item, now_ns);
     pthread_mutex_unlock(&service->lock);

@@ -172,6 +172,16 @@ static enum cabe_status acquire(struct cabe_service_entry *e, struct cabe_pool_u
     return status;
 }
 
+/* Whatever pins it. */
+static void unload(struct cabe_service_entry *e, int is_pinned)
+{
+    struct cabe_pool *pool = e->service->pool;
+
+    (void)!cabe_pool_pin(pool, e->view.name, 0, NULL);
+    (void)!cabe_pool_unload(pool, e->view.name, NULL);
+    (void)!cabe_pool_pin(pool, e->view.name, is_pinned, NULL);
+}
+
 static void release(struct cabe_service_entry *e, struct cabe_pool_use *use, enum cabe_status status)
 {
     struct cabe_service *service = e->service;
@@ -187,12 +197,33 @@ static void release(struct cabe_service_entry *e, struct cabe_pool_use *use, enu
     (void)!cabe_pool_keep_alive(service->pool, e->view.name, keep_ns, NULL);
     cabe_pool_release(service->pool, use);
     if (status != CABE_OK) { /* broken: whoever asks next gets it fresh */
-        (void)!cabe_pool_pin(service->pool, e->view.name, 0, NULL);
-        (void)!cabe_pool_unload(service->pool, e->view.name, NULL);
-        (void)!cabe_pool_pin(service->pool, e->view.name, is_pinned, NULL);
+        unload(e, is_pinned);
     } else if (keep_ns == 0) {
         cabe_pool_tick(service->pool);
     }
+}
+
+/*
+ * The model is there with less context than who waits asks for: it goes, to come again with more. 1: it went. Under the
+ * lock, which it gives up; `use` is given back then.
+ */
+static int make_way(struct cabe_service_entry *e, struct cabe_pool_use *use)
+{
+    struct cabe_service *service = e->service;
+    int is_pinned = e->view.pinned;
+
+    (void)cabe_context_wanted(e);
+    if (service->closing || !cabe_context_grows(e, cabe_clock_ns()))
+        return 0;
+    e->asked_ns = 0;
+    pthread_mutex_unlock(&service->lock);
+    cabe_pool_release(service->pool, use);
+    unload(e, is_pinned);
+    pthread_mutex_lock(&service->lock);
+    e->is_serving = 0;
+    if (e->view.state != CABE_SERVICE_ABSENT)
+        cabe_context_wait(e, cabe_clock_ns()); /* somebody reads its tokens */
+    return 1;
 }
 
 /* What usually is asked for next is loaded beside this one, where there is room for it as things are. */
@@ -233,6 +264,8 @@ static void *host_main(void *self)
             fail_all(e, status, &err);
             continue;
         }
+        if (make_way(e, use))
+            continue;
         tell_waiters(e, CABE_OK, NULL);
         pthread_mutex_unlock(&service->lock);
         prefetch(e);

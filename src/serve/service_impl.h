@@ -105,6 +105,7 @@ struct cabe_load_waiter {
     struct cabe_load_waiter *next;
     void (*done)(void *self, enum cabe_status status, const struct cabe_error *err);
     void *self;
+    int64_t context; /* wished for */
 };
 
 /* A model in memory: the pool's object. Immutable but for its engine, which is the host's; the tokenizer is anyone's. */
@@ -120,6 +121,7 @@ struct cabe_loaded {
     double prompt_speed, answer_speed; /* planned tokens a second; 0: not known */
     float *rows;                       /* of an encoder: [CABE_EMBED_ROWS][width] */
     uint64_t rows_bytes, host_bytes;   /* reserved */
+    int64_t context;                   /* that requests ask for; 0: any */
     int kind;                          /* as its entry's */
     int beside_busy;                   /* planned into what models in use leave */
     int is_taken;                      /* it became the pool's */
@@ -149,6 +151,10 @@ struct cabe_service_entry {
     int is_seen; /* its headers were read, as its file is */
     struct cabe_queue queue;
     struct cabe_load_waiter *loads; /* who wants it in memory */
+    int64_t context_asked;          /* at least the most that somebody who waits asks for */
+    int64_t context_vain;           /* what was asked of the last load, which got less; 0: it got it */
+    uint64_t asked_ns;              /* since more is asked than there is; 0: it is not */
+    uint64_t grow_after_ns;         /* not again before */
     uint64_t idle_since_ns;
     double bytes_per_token;
     struct cabe_rate rate;
@@ -185,6 +191,8 @@ struct cabe_service {
     void (*answer)(void *self, const char *model, enum cabe_class class_, enum cabe_status status,
                    enum cabe_service_finish finish, const struct cabe_service_counts *counts);
     void *answer_self;
+    void (*seen)(void *self, const char *model, enum cabe_service_time what, double seconds);
+    void *seen_self;
 };
 
 /* For tests: cabe_service_pressure() on a clock of theirs. */
@@ -193,6 +201,10 @@ void cabe_service_pressure_at(struct cabe_service *service, double now_s, double
 /* The entry of a name; one is made when the store has it. */
 enum cabe_status cabe_entry_find(struct cabe_service_entry **out, struct cabe_service *service, const char *name,
                                  struct cabe_error *err);
+/* Under the lock, before who brings it waits. NAN: as it is, or the service's for a model that is not there. */
+void cabe_keep_alive_set(struct cabe_service_entry *entry, double keep_alive_s);
+/* In what a client is told stands the model's name, not where its files are. */
+void cabe_model_hide_path(const struct cabe_service_entry *entry, struct cabe_error *err);
 void cabe_model_learn_file(struct cabe_service_model *view, const char *path);
 void cabe_service_tell(struct cabe_service *service, enum cabe_service_event event, const char *model, double seconds);
 double cabe_seconds(uint64_t from_ns, uint64_t to_ns); /* 0 where it is not after */
@@ -209,6 +221,18 @@ double cabe_meter_rate(const struct cabe_meter *meter, uint64_t now_ns);
 /* The model, loaded if need be, on the calling thread; without the lock. */
 enum cabe_status cabe_loaded_acquire(struct cabe_service_entry *entry, const struct cabe_cancel *cancel,
                                      struct cabe_pool_use **use, struct cabe_error *err);
+
+/* ---- contexts (service_context.c); under the lock ---- */
+
+/* Somebody who is about to wait asks for so much. */
+void cabe_context_ask(struct cabe_service_entry *entry, int64_t context);
+/* What the next load should have room for; 0: nobody asks. */
+int64_t cabe_context_wanted(struct cabe_service_entry *entry);
+/* After a load was planned for `wanted`. */
+void cabe_context_planned(struct cabe_service_entry *entry, int64_t wanted);
+/* Whether nothing should begin, so that the model can be loaded again with more. */
+int cabe_context_grows(struct cabe_service_entry *entry, uint64_t now_ns);
+void cabe_context_wait(struct cabe_service_entry *entry, uint64_t now_ns); /* growing failed: not again soon */
 
 /* ---- hosts ---- */
 

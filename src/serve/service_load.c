@@ -55,6 +55,7 @@ static enum cabe_status find_generator(struct cabe_loaded *l, int32_t n_seqs, st
                                            .precision = -1,
                                            .kv = config->kv,
                                            .context = config->context,
+                                           .context_enough = l->context,
                                            .n_seqs = n_seqs};
 
     cabe_generator_close(l->generator);
@@ -107,8 +108,9 @@ static enum cabe_status plan_once(struct cabe_loaded *l, struct cabe_plan *plan,
 static int is_cramped(const struct cabe_loaded *l, const struct cabe_plan *plan)
 {
     int64_t trained = cabe_model_config(cabe_generator_model(l->generator))->decoder.n_ctx;
-    int64_t enough = trained < CONTEXT_ENOUGH ? trained : CONTEXT_ENOUGH;
+    int64_t enough = l->context > CONTEXT_ENOUGH ? l->context : CONTEXT_ENOUGH;
 
+    enough = trained < enough ? trained : enough;
     if (l->service->config.context > 0 && enough > l->service->config.context)
         enough = l->service->config.context;
     return !plan->fits || plan->knobs.value[CABE_KNOB_CONTEXT] < enough || plan->knobs.value[CABE_KNOB_STREAM] != 0;
@@ -190,6 +192,9 @@ static void learn(struct cabe_loaded *l, const struct cabe_plan *plan)
         snprintf(view->quantisation, sizeof view->quantisation, "%s", cabe_dtype_name(cabe_model_main_dtype(model)));
     view->width = config->width;
     view->context = l->generator ? plan->knobs.value[CABE_KNOB_CONTEXT] : config->max_tokens;
+    view->context_most = l->generator ? config->decoder.n_ctx : config->max_tokens;
+    if (l->generator)
+        cabe_context_planned(e, l->context);
     view->n_seqs = l->generator ? (int32_t)plan->knobs.value[CABE_KNOB_SEQUENCES] : 1;
     view->bytes = l->bytes.resident[CABE_HOST];
     view->peak_bytes = l->bytes.peak[CABE_HOST];
@@ -258,6 +263,15 @@ static enum cabe_status load_rows(struct cabe_loaded *l, struct cabe_error *err)
     return status;
 }
 
+static void on_page(void *self, enum cabe_kv_time what, double seconds)
+{
+    struct cabe_service_entry *e = self;
+
+    if (e->service->seen)
+        e->service->seen(e->service->seen_self, e->view.name,
+                         (enum cabe_service_time)(CABE_SERVICE_KV_LIFETIME + (int)what), seconds);
+}
+
 static enum cabe_status load_parts(struct cabe_loaded *l, struct cabe_error *err)
 {
     enum cabe_status status = CABE_OK;
@@ -271,6 +285,8 @@ static enum cabe_status load_parts(struct cabe_loaded *l, struct cabe_error *err
     if (status == CABE_OK)
         status = l->generator ? cabe_generator_load(l->generator, &l->knobs, err)
                               : cabe_encoder_load(l->encoder, &l->knobs, err);
+    if (status == CABE_OK && l->generator)
+        cabe_kv_watch(cabe_generator_kv(l->generator), &(const struct cabe_kv_watch){.seen = on_page, .self = l->entry});
     if (status == CABE_OK && l->generator && !l->chat)
         status = cabe_chat_tokens_open(&l->chat, cabe_generator_tokenizer(l->generator), err);
     if (status == CABE_OK && l->encoder && !l->rows_bytes)
@@ -297,6 +313,7 @@ static void set_state(struct cabe_service_entry *e, enum cabe_service_state stat
         memset(&e->view.engine, 0, sizeof e->view.engine);
         e->view.kv_pages = e->view.kv_pages_used = 0;
         e->view.prefix_queried_tokens = e->view.prefix_hit_tokens = 0;
+        e->context_vain = 0; /* others may have left meanwhile */
         pthread_cond_signal(&e->wake); /* its host has nothing to keep */
     }
     pthread_mutex_unlock(&e->service->lock);
@@ -358,6 +375,7 @@ static enum cabe_status acquire(struct cabe_service_entry *e, int beside_busy, c
     l->beside_busy = beside_busy;
     pthread_mutex_lock(&e->service->lock);
     l->kind = e->kind;
+    l->context = cabe_context_wanted(e);
     pthread_mutex_unlock(&e->service->lock);
     l->session = *e->service->config.session;
     l->session.cancel = cancel;
@@ -384,6 +402,7 @@ enum cabe_status cabe_loaded_acquire(struct cabe_service_entry *e, const struct 
     }
     if (status == CABE_OK)
         return CABE_OK;
+    cabe_model_hide_path(e, &own);
     if (status != CABE_ERR_CANCELLED) {
         pthread_mutex_lock(&e->service->lock);
         snprintf(e->view.failed, sizeof e->view.failed, "%s", own.text);

@@ -1,11 +1,13 @@
 /* Models by name: those of the store and those that were added; loading, unloading, pins; their tokenizers. */
 #include <dirent.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/home.h"
 #include "base/memory.h"
 #include "serve/service_impl.h"
 
@@ -117,8 +119,10 @@ enum cabe_status cabe_entry_find(struct cabe_service_entry **out, struct cabe_se
     if (*out)
         return CABE_OK;
     status = cabe_store_path(name, path, err);
+    if (status == CABE_ERR_ARGUMENT || status == CABE_ERR_NOT_FOUND)
+        return cabe_fail(err, CABE_ERR_NOT_FOUND, "model '%.200s' not found", name);
     if (status != CABE_OK)
-        return status == CABE_ERR_ARGUMENT ? cabe_fail(err, CABE_ERR_NOT_FOUND, "%s: no such model", name) : status;
+        return cabe_fail(err, status, "model '%.200s' cannot be looked for", name);
     return enter(out, service, name, path, err);
 }
 
@@ -143,6 +147,33 @@ enum cabe_status cabe_service_add(struct cabe_service *service, const char *name
     e->is_added = 1;
     pthread_mutex_unlock(&service->lock);
     return CABE_OK;
+}
+
+/* Every `what` in the text becomes `by`; what does not fit any more is cut. */
+static void replace(char text[CABE_ERROR_TEXT_MAX], const char *what, const char *by)
+{
+    size_t n_what = strlen(what), n_by = strlen(by);
+    char *at = text;
+
+    while (n_what > 0 && (at = strstr(at, what))) {
+        size_t before = (size_t)(at - text), rest = strlen(at + n_what), room = CABE_ERROR_TEXT_MAX - 1 - before;
+        size_t put = n_by < room ? n_by : room;
+
+        rest = rest < room - put ? rest : room - put;
+        memmove(at + put, at + n_what, rest);
+        memcpy(at, by, put);
+        at += put;
+        at[rest] = '\0';
+    }
+}
+
+void cabe_model_hide_path(const struct cabe_service_entry *e, struct cabe_error *err)
+{
+    char cache[CABE_HOME_PATH_MAX];
+
+    replace(err->text, e->path, e->view.name);
+    if (cabe_home_path(cache, CABE_HOME_CACHE, NULL) == CABE_OK)
+        replace(err->text, cache, "the cache");
 }
 
 /* ---- views ---- */
@@ -265,23 +296,44 @@ enum cabe_status cabe_service_load(struct cabe_service *service, const char *nam
                                    void (*done)(void *self, enum cabe_status status, const struct cabe_error *err),
                                    void *self, struct cabe_error *err)
 {
+    struct cabe_service_load wish = {name, (double)NAN, 0, done, self};
+
+    return cabe_service_load_as(service, &wish, err);
+}
+
+void cabe_keep_alive_set(struct cabe_service_entry *e, double keep_alive_s)
+{
+    int is_there = e->view.state == CABE_SERVICE_READY || e->view.state == CABE_SERVICE_LOADING || e->is_acquiring;
+
+    if (keep_alive_s == keep_alive_s)
+        e->view.keep_alive_s = keep_alive_s;
+    else if (!is_there && e->queue.n == 0 && !e->loads)
+        e->view.keep_alive_s = e->service->config.keep_alive_s; /* a wish goes with the model */
+}
+
+enum cabe_status cabe_service_load_as(struct cabe_service *service, const struct cabe_service_load *wish,
+                                      struct cabe_error *err)
+{
     struct cabe_service_entry *e;
     struct cabe_load_waiter *waiter;
-    enum cabe_status status = cabe_entry_find(&e, service, name, err);
+    enum cabe_status status = cabe_entry_find(&e, service, wish->name, err);
 
     if (status != CABE_OK)
         return status;
     waiter = cabe_calloc(1, sizeof *waiter);
     if (!waiter)
-        return cabe_fail(err, CABE_ERR_OOM, "%s: loading it", name);
-    waiter->done = done;
-    waiter->self = self;
+        return cabe_fail(err, CABE_ERR_OOM, "%s: loading it", wish->name);
+    waiter->done = wish->done;
+    waiter->self = wish->self;
+    waiter->context = wish->context;
     pthread_mutex_lock(&service->lock);
     if (service->closing || service->draining)
         status = cabe_fail(err, CABE_ERR_BUSY, "the server is shutting down");
     else
         status = cabe_host_start(e, err);
     if (status == CABE_OK) {
+        cabe_keep_alive_set(e, wish->keep_alive_s);
+        cabe_context_ask(e, wish->context);
         waiter->next = e->loads;
         e->loads = waiter;
         waiter = NULL;
@@ -290,6 +342,25 @@ enum cabe_status cabe_service_load(struct cabe_service *service, const char *nam
     pthread_mutex_unlock(&service->lock);
     cabe_free(waiter);
     return status;
+}
+
+enum cabe_status cabe_service_expire(struct cabe_service *service, const char *name, struct cabe_error *err)
+{
+    struct cabe_service_entry *e;
+    enum cabe_status status = cabe_entry_find(&e, service, name, err);
+    int is_busy_now;
+
+    if (status != CABE_OK)
+        return status;
+    pthread_mutex_lock(&service->lock);
+    e->view.keep_alive_s = 0; /* whoever uses it last unloads it */
+    is_busy_now = e->queue.n > 0 || e->view.n_running > 0 || e->loads || e->is_serving || e->is_acquiring;
+    pthread_mutex_unlock(&service->lock);
+    if (is_busy_now)
+        return CABE_OK;
+    (void)!cabe_pool_keep_alive(service->pool, e->view.name, 0, NULL);
+    status = cabe_pool_unload(service->pool, e->view.name, err);
+    return status == CABE_ERR_NOT_FOUND || status == CABE_ERR_BUSY ? CABE_OK : status;
 }
 
 /*

@@ -293,8 +293,14 @@ void cabe_ticket_end(struct cabe_service_ticket *t, enum cabe_status status, con
     struct cabe_service *service = t->service;
     struct cabe_service_entry *entry = t->entry;
     struct cabe_service_counts counts;
+    struct cabe_error shown;
     int timed_out;
 
+    if (err) {
+        shown = *err;
+        cabe_model_hide_path(entry, &shown);
+        err = &shown;
+    }
     cabe_ticket_counts(t, &counts);
     pthread_mutex_lock(&service->lock);
     count_end(t, status);

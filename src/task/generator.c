@@ -8,6 +8,7 @@
 #include "task/net.h"
 
 #define CONTEXT_PREFERRED 4096
+#define CONTEXT_SHORT 1024 /* shorter ones come last */
 #define CONTEXT_MIN 256
 #define BATCH_PREFERRED 512
 #define BATCH_MIN 16
@@ -129,10 +130,25 @@ static int64_t at_least(int64_t value, int64_t least)
     return value > least ? value : least;
 }
 
+static int64_t at_most(int64_t value, int64_t most)
+{
+    return value < most ? value : most;
+}
+
+/* Shorter contexts, of at least `least` tokens; returns where to go on. */
+static int64_t shorten(struct cabe_fit_task *task, int64_t from, int64_t least)
+{
+    int64_t n = from;
+
+    for (; n >= least; n /= 2)
+        cabe_net_step(task, CABE_KNOB_CONTEXT, n, "a shorter context");
+    return n;
+}
+
 int cabe_generator_plan(struct cabe_generator *g, struct cabe_fit_task *task)
 {
-    int64_t trained = cabe_model_config(g->net.model)->decoder.n_ctx;
-    int64_t context = trained < CONTEXT_PREFERRED ? trained : CONTEXT_PREFERRED;
+    int64_t trained = cabe_model_config(g->net.model)->decoder.n_ctx, enough = g->wishes.context_enough, rest;
+    int64_t context = at_most(at_least(enough, CONTEXT_PREFERRED), trained);
     int64_t n_seqs = g->wishes.n_seqs > 0 ? g->wishes.n_seqs : 1;
     int64_t batch = g->wishes.batch_tokens > 0 ? g->wishes.batch_tokens : BATCH_PREFERRED;
     int index = task->n_components++;
@@ -148,13 +164,16 @@ int cabe_generator_plan(struct cabe_generator *g, struct cabe_fit_task *task)
     task->pinned |= g->wishes.context > 0 ? 1u << CABE_KNOB_CONTEXT : 0;
     task->pinned |= g->wishes.kv >= 0 ? 1u << CABE_KNOB_KV : 0;
     task->pinned |= g->wishes.batch_tokens > 0 ? 1u << CABE_KNOB_BATCH : 0;
-    for (int64_t n = context / 2; n >= 1024; n /= 2)
-        cabe_net_step(task, CABE_KNOB_CONTEXT, n, "a shorter context");
+    rest = shorten(task, context / 2, at_least(at_most(enough, trained), CONTEXT_SHORT));
+    if (enough > 0)
+        cabe_net_step(task, CABE_KNOB_KV, CABE_KV_Q8, "keys and values half as large");
+    shorten(task, rest, CONTEXT_SHORT);
     for (int64_t n = batch / 2; n >= at_least(BATCH_MIN, n_seqs); n /= 2)
         cabe_net_step(task, CABE_KNOB_BATCH, n, "prompts in smaller pieces: slower");
-    cabe_net_step(task, CABE_KNOB_KV, CABE_KV_Q8, "keys and values half as large");
+    if (enough <= 0)
+        cabe_net_step(task, CABE_KNOB_KV, CABE_KV_Q8, "keys and values half as large");
     cabe_net_plan(&g->net, g->wishes.precision, task);
-    for (int64_t n = 512; n >= CONTEXT_MIN; n /= 2)
+    for (int64_t n = CONTEXT_SHORT / 2; n >= CONTEXT_MIN; n /= 2)
         if (n < context)
             cabe_net_step(task, CABE_KNOB_CONTEXT, n, "a very short context");
     return index;

@@ -25,6 +25,7 @@ struct cabe_generator_wishes { /* what a person fixed; 0 or negative: free */
     int precision;             /* enum cabe_precision */
     int kv;                    /* enum cabe_kv_format */
     int64_t context;           /* tokens of one sequence */
+    int64_t context_enough;    /* where `context` is free: rather so much than f16 keys, as far as the model goes */
     int64_t batch_tokens;      /* of one run */
     int32_t n_seqs;            /* at a time; 0: one */
     int64_t kv_tokens;         /* of all sequences together; 0: as many as all may have. At least one's */

@@ -40,6 +40,17 @@ void cabe_service_on_answer(struct cabe_service *service,
     answered_self = self;
 }
 
+static void (*seen)(void *self, const char *model, enum cabe_service_time what, double seconds);
+
+void cabe_service_on_time(struct cabe_service *service,
+                          void (*on_time)(void *self, const char *model, enum cabe_service_time what, double seconds),
+                          void *self)
+{
+    (void)service;
+    (void)self; /* as of on_answer() */
+    seen = on_time;
+}
+
 void cabe_service_stats(struct cabe_service *service, struct cabe_service_stats *stats)
 {
     (void)service;
@@ -152,6 +163,11 @@ static void test_counters_are_what_was_counted(void **state)
         cabe_metrics_request(metrics, CABE_HTTP_POST, "/v1/chat/completions", i % 10 ? 200 : 429, 0.004);
     cabe_metrics_request(metrics, CABE_HTTP_GET, "", 404, 0.001);
     service_stats.n_refused_requests = 10;
+    for (int i = 0; i < 14; i++) /* each gap as it was: a pause is seen */
+        seen(answered_self, "tiny \"llama\"", CABE_SERVICE_BETWEEN_TOKENS, i == 7 ? 3 : 0.02);
+    seen(answered_self, "tiny \"llama\"", CABE_SERVICE_KV_LIFETIME, 90);
+    seen(answered_self, "tiny \"llama\"", CABE_SERVICE_KV_IDLE_BEFORE_EVICT, 45);
+    seen(answered_self, "tiny \"llama\"", CABE_SERVICE_KV_REUSE_GAP, 0.004);
     text = get("/metrics", "text/plain; version=0.0.4");
 #define M "{model_name=\"tiny \\\"llama\\\"\"}"
 #define ML "model_name=\"tiny \\\"llama\\\"\""
@@ -164,6 +180,13 @@ static void test_counters_are_what_was_counted(void **state)
     assert_float_equal(value(text, "cabe_request_success_total{model_name=\"other\\nline\",finished_reason=\"error\"}"), 1,
                        0);
     assert_float_equal(value(text, "cabe_inter_token_latency_seconds_count{" ML "}"), 14, 0);
+    assert_float_equal(value(text, "cabe_inter_token_latency_seconds_bucket{" ML ",le=\"0.025\"}"), 13, 0);
+    assert_float_equal(value(text, "cabe_inter_token_latency_seconds_bucket{" ML ",le=\"2.5\"}"), 13, 0);
+    assert_float_equal(value(text, "cabe_inter_token_latency_seconds_bucket{" ML ",le=\"5\"}"), 14, 0);
+    assert_float_equal(value(text, "cabe_kv_block_lifetime_seconds_bucket{" ML ",le=\"60\"}"), 0, 0);
+    assert_float_equal(value(text, "cabe_kv_block_lifetime_seconds_bucket{" ML ",le=\"120\"}"), 1, 0);
+    assert_float_equal(value(text, "cabe_kv_block_idle_before_evict_seconds_sum{" ML "}"), 45, 0);
+    assert_float_equal(value(text, "cabe_kv_block_reuse_gap_seconds_bucket{" ML ",le=\"0.005\"}"), 1, 0);
     assert_float_equal(value(text, "cabe_time_to_first_token_seconds_bucket{" ML ",le=\"0.02\"}"), 0, 0);
     assert_float_equal(value(text, "cabe_time_to_first_token_seconds_bucket{" ML ",le=\"0.04\"}"), 7, 0);
     assert_float_equal(value(text, "cabe_time_to_first_token_seconds_bucket{" ML ",le=\"+Inf\"}"), 7, 0);
