@@ -36,8 +36,10 @@ struct api_answer *api_answer_open(struct api_request *request, const struct api
     answer->created_s = (int64_t)time(NULL);
     answer->begun_ns = cabe_clock_ns();
     api_id(id_prefix, answer->id);
-    for (int32_t i = 0; i < answer->n_choices; i++)
+    for (int32_t i = 0; i < answer->n_choices; i++) {
         answer->choices[i].scan.on = answer->request.reads_tools;
+        answer->choices[i].scan.tools = answer->request.tools;
+    }
     for (int i = 0; i < answer->n_parts; i++)
         answer->part[i] = (struct api_part){.answer = answer, .index = i};
     return answer;
@@ -200,6 +202,8 @@ static void on_text(void *self, int32_t index, const char *bytes, size_t n, cons
             answer->form->logprob(answer, choice, sampled, tokenizer);
         answer->shown.n = 0;
         api_scan_put(&choice->scan, bytes, n, &answer->shown);
+        if (sampled && tokenizer)
+            api_scan_token(&choice->scan, tokenizer, sampled->token, &answer->shown);
         show(answer, at);
         flush(answer);
     }

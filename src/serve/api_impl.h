@@ -125,9 +125,19 @@ json_t *api_read_content(const json_t *content, const char *name, struct api_fau
 /* ---- calls of tools in what a model writes (api_tools.c) ---- */
 
 /*
- * Qwen and Hermes write <tool_call>{"name", "arguments"}</tool_call>, Mistral [TOOL_CALLS][{...}], Llama 3 the object
- * alone, {"name", "parameters"}, one or several. What looks like a call is held back until it is one or is not.
+ * What the families write:
+ *
+ *     Qwen, Hermes, SmolLM2   <tool_call>{"name", "arguments"}</tool_call>, an object or an array of them
+ *     Llama 3                 the object alone, {"name", "parameters"}, one or several, also behind <|python_tag|>
+ *     Mistral                 [TOOL_CALLS][{...}], or [TOOL_CALLS]name[ARGS]{...}
+ *     Functionary             <function=name>{...}</function>
+ *     Nemotron, Firefunction  <TOOLCALL>[{...}]</TOOLCALL>, functools[{...}]
+ *
+ * What looks like a call is held back until it is one or is not; what is not, is text. An object alone is a call only
+ * where it names a tool of the request.
  */
+#define API_CALL_ID_BYTES 9 /* Mistral's templates want exactly so many letters and digits */
+
 struct api_call {
     char id[API_ID_MAX];
     char *name;
@@ -135,13 +145,19 @@ struct api_call {
 };
 struct api_scan { /* zero-initialise with `on` set, then clear */
     int on;
-    int begun, inside, bare; /* text was shown; within <tool_call>; the whole answer may be calls */
+    const json_t *tools; /* borrowed; NULL: any */
+    int begun, bare;     /* text was shown; the whole answer may be calls */
+    int inside;          /* a mark was seen: its number, from 1 */
+    size_t n_looked;     /* bytes that were searched for its end */
     struct api_text held;
     struct api_call *calls;
     int n_calls;
 };
 /* Adds text; what may be shown is put to `shown`. Calls that are complete are in `calls`. */
 void api_scan_put(struct api_scan *scan, const char *bytes, size_t n, struct api_text *shown);
+/* A token behind that text: where it is a control token that marks calls, which the text does not show, it counts. */
+void api_scan_token(struct api_scan *scan, const struct cabe_tokenizer *tokenizer, int32_t token,
+                    struct api_text *shown);
 void api_scan_end(struct api_scan *scan, struct api_text *shown);
 void api_scan_clear(struct api_scan *scan);
 

@@ -248,8 +248,38 @@ static json_t *read_message(const json_t *message, const char *name, struct api_
     return out;
 }
 
+struct numbering { /* of calls without a name of their own, as Ollama's clients send them */
+    int n_made, n_answered;
+};
+
+/* Templates of some families want to know which call a result is of. */
+static void number_calls(json_t *message, struct numbering *numbering)
+{
+    const char *role = json_string_value(json_object_get(message, "role"));
+    const json_t *tool_name = json_object_get(message, "tool_name");
+    char id[16];
+    size_t i;
+    json_t *call;
+
+    json_array_foreach(json_object_get(message, "tool_calls"), i, call) {
+        if (json_object_get(call, "id"))
+            continue;
+        snprintf(id, sizeof id, "call%05d", numbering->n_made++ % 100000);
+        json_object_set_new(call, "id", json_string(id));
+    }
+    if (!role || strcmp(role, "tool") != 0)
+        return;
+    if (json_is_string(tool_name) && !json_object_get(message, "name"))
+        json_object_set(message, "name", (json_t *)(uintptr_t)tool_name);
+    if (json_object_get(message, "tool_call_id") || numbering->n_answered >= numbering->n_made)
+        return;
+    snprintf(id, sizeof id, "call%05d", numbering->n_answered++ % 100000);
+    json_object_set_new(message, "tool_call_id", json_string(id));
+}
+
 void api_read_messages(struct api_request *request, const json_t *messages, const char *name, struct api_fault *fault)
 {
+    struct numbering numbering = {0};
     size_t i;
     json_t *message;
 
@@ -269,6 +299,7 @@ void api_read_messages(struct api_request *request, const json_t *messages, cons
         read = read_message(message, param, fault);
         if (!read)
             return;
+        number_calls(read, &numbering);
         if (json_array_append_new(request->messages, read) != 0) {
             api_refuse(fault, 500, "oom", NULL, "out of memory");
             return;
