@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <time.h>
@@ -34,6 +35,8 @@ struct cabe_jobs {
     struct cabe_job *jobs; /* newest first */
     int n_alive, is_closing;
     uint64_t last_ms; /* of an id: two in one millisecond stay in order */
+    struct cabe_job_record recent[CABE_JOBS_RECENT_MAX]; /* fleeting ones that have ended; a ring. "": none */
+    unsigned n_recent;
 };
 
 static const char *const state_names[] = {"waiting", "running", "done", "failed", "cancelled"};
@@ -53,10 +56,11 @@ static int64_t now_ms(void)
 
 json_t *cabe_job_json(const struct cabe_job_record *record)
 {
-    json_t *json = json_pack("{s:s,s:s,s:s,s:s,s:s,s:f,s:I,s:I}", "id", record->id, "object", "job", "kind",
+    json_t *json = json_pack("{s:s,s:s,s:s,s:s,s:s,s:f,s:b,s:I,s:I}", "id", record->id, "object", "job", "kind",
                              record->kind, "state", cabe_job_state_name(record->state), "class",
-                             cabe_class_name(record->class_), "created_at", (double)record->created_ms / 1e3, "parts",
-                             (json_int_t)record->n_parts, "result_bytes", (json_int_t)record->result_bytes);
+                             cabe_class_name(record->class_), "created_at", (double)record->created_ms / 1e3,
+                             "streamed", record->is_streamed, "parts", (json_int_t)record->n_parts, "result_bytes",
+                             (json_int_t)record->result_bytes);
 
     if (!json)
         return NULL;
@@ -173,13 +177,21 @@ void cabe_job_read(struct cabe_job *job, struct cabe_job_record *record)
     pthread_mutex_unlock(&job->record_lock);
 }
 
-int cabe_jobs_unstored(struct cabe_jobs *jobs, int state, struct cabe_job_record *out, int n_max)
+static int by_age(const void *a, const void *b)
+{
+    return strcmp(((const struct cabe_job_record *)b)->id, ((const struct cabe_job_record *)a)->id);
+}
+
+int cabe_jobs_unstored(struct cabe_jobs *jobs, int state, struct cabe_job_record out[CABE_JOBS_UNSTORED_MAX])
 {
     struct cabe_job *found[CABE_JOBS_ALIVE_MAX];
     int n = 0, kept = 0;
 
     pthread_mutex_lock(&jobs->lock);
-    for (struct cabe_job *job = jobs->jobs; job && n < n_max && n < CABE_JOBS_ALIVE_MAX; job = job->next) {
+    for (int i = 0; i < CABE_JOBS_RECENT_MAX; i++)
+        if (jobs->recent[i].id[0] && (state < 0 || (int)jobs->recent[i].state == state))
+            out[kept++] = jobs->recent[i];
+    for (struct cabe_job *job = jobs->jobs; job && n < CABE_JOBS_ALIVE_MAX; job = job->next) {
         if (job->is_fleeting ? job->is_over : !job->is_unsaved)
             continue;
         job->n_refs++;
@@ -191,7 +203,40 @@ int cabe_jobs_unstored(struct cabe_jobs *jobs, int state, struct cabe_job_record
         kept += state < 0 || (int)out[kept].state == state;
         cabe_job_put(found[i]);
     }
+    qsort(out, (size_t)kept, sizeof *out, by_age);
     return kept;
+}
+
+/* Under the lock; NULL: not there. */
+static struct cabe_job_record *find_recent(struct cabe_jobs *jobs, const char *id)
+{
+    for (int i = 0; i < CABE_JOBS_RECENT_MAX; i++)
+        if (jobs->recent[i].id[0] && strcmp(jobs->recent[i].id, id) == 0)
+            return &jobs->recent[i];
+    return NULL;
+}
+
+int cabe_jobs_recent(struct cabe_jobs *jobs, const char *id, struct cabe_job_record *record)
+{
+    const struct cabe_job_record *found;
+
+    pthread_mutex_lock(&jobs->lock);
+    found = find_recent(jobs, id);
+    if (found)
+        *record = *found;
+    pthread_mutex_unlock(&jobs->lock);
+    return found != NULL;
+}
+
+void cabe_jobs_forget(struct cabe_jobs *jobs, const char *id)
+{
+    struct cabe_job_record *found;
+
+    pthread_mutex_lock(&jobs->lock);
+    found = find_recent(jobs, id);
+    if (found)
+        found->id[0] = '\0';
+    pthread_mutex_unlock(&jobs->lock);
 }
 
 /* Jobs whose thread has ended: joined, tried to be saved where that failed, and freed. */
@@ -533,6 +578,8 @@ static void end_job(struct cabe_job *job, enum cabe_status status, const struct 
     set_record(job, &record);
     job->is_unsaved = is_unsaved;
     job->is_over = 1;
+    if (job->is_fleeting)
+        jobs->recent[jobs->n_recent++ % CABE_JOBS_RECENT_MAX] = record;
     pthread_mutex_unlock(&jobs->lock);
     tell_json(job, 0, "end", cabe_job_json(&record));
     while (job->followers) {
@@ -595,6 +642,7 @@ static struct cabe_job *make_job(struct cabe_jobs *jobs, const struct cabe_job_s
     job->jobs = jobs;
     job->kind = *start->kind;
     job->is_fleeting = start->is_fleeting;
+    job->record.is_streamed = start->is_fleeting;
     job->record.class_ = start->class_;
     job->record.created_ms = now_ms();
     snprintf(job->record.kind, sizeof job->record.kind, "%s", start->kind->name);

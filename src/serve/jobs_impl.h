@@ -9,6 +9,8 @@
 #include "serve/jobs_store.h"
 
 #define CABE_JOBS_ALIVE_MAX 64 /* waiting and running */
+#define CABE_JOBS_RECENT_MAX 16 /* streamed ones that have ended, of which the record is remembered */
+#define CABE_JOBS_UNSTORED_MAX (CABE_JOBS_ALIVE_MAX + CABE_JOBS_RECENT_MAX)
 
 struct cabe_job_follower {
     struct cabe_stream stream;
@@ -61,8 +63,12 @@ const char *cabe_job_id(const struct cabe_job *job);
 /* NULL: not alive here. To be given back with cabe_job_put(). */
 struct cabe_job *cabe_jobs_find(struct cabe_jobs *jobs, const char *id);
 void cabe_job_put(struct cabe_job *job);
-/* Records of the fleeting and of the unsaved ones, newest first; how many. */
-int cabe_jobs_unstored(struct cabe_jobs *jobs, int state, struct cabe_job_record *out, int n_max);
+/* Records of the fleeting (the last ones that have ended, too) and of the unsaved ones, newest first; how many. */
+int cabe_jobs_unstored(struct cabe_jobs *jobs, int state, struct cabe_job_record out[CABE_JOBS_UNSTORED_MAX]);
+/* Of a fleeting one that has ended; 0: not known, or no longer. */
+int cabe_jobs_recent(struct cabe_jobs *jobs, const char *id, struct cabe_job_record *record);
+/* Forgets it. */
+void cabe_jobs_forget(struct cabe_jobs *jobs, const char *id);
 /* Of a living job: what it is now. */
 void cabe_job_read(struct cabe_job *job, struct cabe_job_record *record);
 /* The store, opened (again) if it must be. */

@@ -71,6 +71,8 @@ static int find(struct errand *errand, struct cabe_job_record *record, char **wi
         cabe_job_put(job);
         return 1;
     }
+    if (cabe_jobs_recent(jobs, errand->id, record))
+        return 1;
     status = cabe_jobs_store(jobs, &store, &err);
     if (status == CABE_OK)
         status = cabe_jobs_store_get(store, errand->id, record, wish, &err);
@@ -119,13 +121,13 @@ static void list(struct errand *errand)
                          "wanted state=waiting, running, done, failed or cancelled, and limit=1 to %d", LIST_MAX);
         return;
     }
-    records = cabe_calloc((size_t)n_max + CABE_JOBS_ALIVE_MAX + 1, sizeof *records);
+    records = cabe_calloc((size_t)n_max + CABE_JOBS_UNSTORED_MAX + 1, sizeof *records);
     if (!records) {
         cabe_reply_error(errand->exchange, 500, "oom", NULL, "no memory for the list");
         return;
     }
     if (!before)
-        first = cabe_jobs_unstored(jobs, state, records, CABE_JOBS_ALIVE_MAX);
+        first = cabe_jobs_unstored(jobs, state, records);
     status = cabe_jobs_store(jobs, &store, &err);
     if (status == CABE_OK)
         status = cabe_jobs_store_list(store, state, before, n_max + 1, records + first, &n, &err);
@@ -191,6 +193,12 @@ static void result(struct errand *errand)
                          cabe_job_state_name(record.state));
         return;
     }
+    if (record.is_streamed) {
+        cabe_reply_error(errand->exchange, 410, "not_kept", NULL,
+                         "the result of %s went to who asked for it; ask with 'Prefer: respond-async' for one that is kept",
+                         record.id);
+        return;
+    }
     parts = json_object();
     if (cabe_jobs_store(errand->server->jobs, &store, &err) != CABE_OK ||
         cabe_jobs_store_parts(store, record.id, 0, add_part, parts, &err) != CABE_OK) {
@@ -240,7 +248,9 @@ static void delete_job(struct errand *errand)
                          cabe_job_state_name(record.state));
         return;
     }
-    if (cabe_jobs_store(errand->server->jobs, &store, &err) != CABE_OK ||
+    if (record.is_streamed)
+        cabe_jobs_forget(errand->server->jobs, record.id);
+    else if (cabe_jobs_store(errand->server->jobs, &store, &err) != CABE_OK ||
         cabe_jobs_store_remove(store, errand->id, &err) != CABE_OK) {
         cabe_reply_status(errand->exchange, &err, NULL);
         return;
@@ -272,7 +282,7 @@ static void follow(struct errand *errand)
     if (!find(errand, &record, NULL))
         return;
     cabe_stream_begin(&stream, errand->exchange, cabe_stream_wanted(errand->exchange), NULL, NULL);
-    if (cabe_jobs_store(errand->server->jobs, &store, NULL) == CABE_OK)
+    if (!record.is_streamed && cabe_jobs_store(errand->server->jobs, &store, NULL) == CABE_OK)
         (void)!cabe_jobs_store_parts(store, record.id, after, replay_part, &stream, NULL);
     json = cabe_job_json(&record);
     text = cabe_stream_line(json);

@@ -30,7 +30,8 @@ struct cabe_job_record {
     enum cabe_status error_status;
     char error[CABE_ERROR_TEXT_MAX];
     uint64_t n_parts, result_bytes;
-    int is_others; /* of another server that is alive */
+    int is_others;   /* of another server that is alive */
+    int is_streamed; /* not stored: its result went to who asked */
     /* of a job that is alive here, not stored */
     char what[64], unit[32];
     uint64_t done, total;

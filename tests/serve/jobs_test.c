@@ -411,6 +411,14 @@ static void test_who_asked_leaves(void **state)
     fake_leave(&x);
     wait_end(&x);
     atomic_store(&is_held, 0);
+    is_state(id, "cancelled");
+    json = ask(CABE_HTTP_GET, "", "", 200); /* and for a while after that */
+    assert_int_equal(json_array_size(json_object_get(json, "data")), 1);
+    assert_true(json_is_true(json_object_get(json_array_get(json_object_get(json, "data"), 0), "streamed")));
+    json_decref(json);
+    json_decref(ask(CABE_HTTP_GET, id, "/result", 410));
+    json_decref(ask(CABE_HTTP_DELETE, id, "", 200));
+    json_decref(ask(CABE_HTTP_GET, id, "", 404));
     cabe_jobs_close(server.jobs);
     assert_int_equal(x.n_holds, 0);
     fake_close(&x);
