@@ -261,7 +261,13 @@ def analyses():
     pair = next(data for name, data, _ in events if name == "pairs")[0]
     check(f"analyze: {pair}", pair["kind"] == "verbatim" and pair["a"]["document"] == "sea.txt" and
           pair["a"]["text"] == "The captain looked at his old watch again.")
-    check("analyze: nothing is kept of a stream", server.json("GET", "/v1/jobs")["data"] == [])
+    listed = server.json("GET", "/v1/jobs")["data"]
+    check(f"analyze: a stream is listed: {listed}", [job["id"] for job in listed] == [events[0][1]["id"]] and
+          listed[0]["streamed"] and listed[0]["state"] == "done")
+    status, body, _ = server.ask("GET", f"/v1/jobs/{listed[0]['id']}/result")
+    check(f"analyze: the result of a stream is not kept: {status}", status == 410)
+    check("analyze: forgotten", server.ask("DELETE", f"/v1/jobs/{listed[0]['id']}")[0] == 200 and
+          server.json("GET", "/v1/jobs")["data"] == [])
 
     status, body, head = server.ask("POST", "/v1/analyze", {"model": "enc", "text": TEXT, "threshold": 0.6},
                                     prefer="respond-async")

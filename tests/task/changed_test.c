@@ -123,7 +123,8 @@ static enum cabe_status on_text(void *self, const char *bytes, size_t n, const s
 static void open_session(struct cabe_session **session, struct cabe_generator **g)
 {
     struct cabe_session_config config = {.memory_bytes = UINT64_C(1) << 30, .n_threads = 2, .cache_dir = cache};
-    struct cabe_generator_wishes wishes = {-1, -1, -1, 128, 16, 1, 0};
+    struct cabe_generator_wishes wishes = {
+        .dtype = -1, .precision = -1, .kv = -1, .context = 128, .batch_tokens = 16, .n_seqs = 1};
 
     if (cabe_session_open(session, &config, 0, &err) != CABE_OK ||
         cabe_generator_find(g, *session, model, &wishes, &err) != CABE_OK)

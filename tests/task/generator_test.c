@@ -143,7 +143,12 @@ static uint64_t run(const char *model, const char *cache, const struct way *way,
                                          .n_threads = way->n_threads,
                                          .device = way->device ? CABE_DEVICE_SIM : CABE_DEVICE_CPU,
                                          .cache_dir = cache};
-    struct cabe_generator_wishes wishes = {dtype, precision, -1, 128, way->batch_tokens, way->n_seqs, 0};
+    struct cabe_generator_wishes wishes = {.dtype = dtype,
+                                           .precision = precision,
+                                           .kv = -1,
+                                           .context = 128,
+                                           .batch_tokens = way->batch_tokens,
+                                           .n_seqs = way->n_seqs};
     static struct cabe_plan plan;
     struct cabe_ledger_view view;
     struct cabe_generator *g = NULL;
