@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "fit/seconds.h"
 #include "generation.h"
+#include "machine/limits.h"
 #include "options.h"
 #include "task/generator.h"
 
@@ -30,7 +31,7 @@ struct test {
     int32_t n_seqs;
     double rate[REPEATS_MAX]; /* tokens/s, all sequences together */
     double predicted;         /* tokens/s; 0: not known */
-    double limit;             /* tokens/s at the machine's measured read bandwidth; 0: not known, or a prompt */
+    double limit[REPEATS_MAX]; /* tokens/s if nothing were done but reading, as fast as memory was read around it; 0: none */
 };
 
 struct bench {
@@ -40,8 +41,14 @@ struct bench {
     struct test tests[TESTS_MAX];
     int n_tests, repeats;
     struct cabe_generator *generator;
+    struct cabe_read_meter *meter; /* NULL: no memory for it */
+    uint64_t peak_bytes;           /* of the process before the meter took its memory */
     int32_t *prompt;
 };
+
+#define METER_BYTES (UINT64_C(256) << 20)
+#define METER_SECONDS 0.2
+#define METER_PLACE "read meter"
 
 /* ---- tests: ppN, tgN, tgN@D, tgNxS ---- */
 
@@ -189,18 +196,31 @@ static double prediction_of(struct bench *b, const struct cabe_session *session,
     return (double)test->n / seconds;
 }
 
-/* With nothing but the bytes that a step reads, as fast as the machine reads them. */
-static double limit_of(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs,
-                       const struct test *test)
+/* Bytes that a step of the test reads for one token of its result; 0: not known, or a prompt. */
+static double read_bytes_of(struct bench *b, const struct cabe_knobs *knobs, const struct test *test)
 {
     struct cabe_graph_work work = {0};
-    double bytes_s = session->machine.limits.read_all_bytes_s;
 
-    if (test->is_prompt || bytes_s <= 0 ||
-        cabe_generator_work(b->generator, knobs, test->n_seqs, test->n_seqs, test->depth + test->n / 2, &work, NULL) !=
-            CABE_OK)
+    if (test->is_prompt || cabe_generator_work(b->generator, knobs, test->n_seqs, test->n_seqs,
+                                               test->depth + test->n / 2, &work, NULL) != CABE_OK)
         return 0;
-    return work.weight_bytes > 0 ? (double)test->n_seqs * bytes_s / (work.weight_bytes + work.kv_bytes) : 0;
+    return (work.weight_bytes + work.kv_bytes) / test->n_seqs;
+}
+
+/* The test once, and how fast memory is read before and after it. */
+static enum cabe_status repeat(struct bench *b, const struct cabe_knobs *knobs, struct test *test, int r,
+                               struct cabe_error *err)
+{
+    double bytes = b->meter ? read_bytes_of(b, knobs, test) : 0, seconds = 0;
+    double before = bytes > 0 ? cabe_read_meter_bytes_s(b->meter, METER_SECONDS) : 0;
+    enum cabe_status status = time_test(b, test, (uint32_t)(r * 64 + 2), &seconds, err);
+
+    if (status != CABE_OK)
+        return status;
+    test->rate[r] = (double)test->n * test->n_seqs / seconds;
+    if (bytes > 0)
+        test->limit[r] = (before + cabe_read_meter_bytes_s(b->meter, METER_SECONDS)) / 2 / bytes;
+    return CABE_OK;
 }
 
 static int by_size(const void *a, const void *b)
@@ -224,24 +244,31 @@ static enum cabe_status measure(struct bench *b, const struct cabe_session *sess
         warm.depth = 0;
         status = time_test(b, &warm, 1, &seconds, err);
         b->tests[i].predicted = prediction_of(b, session, knobs, &b->tests[i]);
-        b->tests[i].limit = limit_of(b, session, knobs, &b->tests[i]);
     }
     for (int r = 0; r < b->repeats; r++)
         for (int i = 0; i < b->n_tests && status == CABE_OK; i++) {
-            struct test *test = &b->tests[i];
-
-            status = time_test(b, test, (uint32_t)(r * 64 + 2), &seconds, err);
-            test->rate[r] = (double)test->n * test->n_seqs / seconds;
+            status = repeat(b, knobs, &b->tests[i], r, err);
             cabe_progress_report(&progress, "measuring", (uint64_t)(r * b->n_tests + i + 1),
                                  (uint64_t)(b->repeats * b->n_tests), "tests");
         }
     cli_progress_end();
-    for (int i = 0; i < b->n_tests; i++)
-        qsort(b->tests[i].rate, (size_t)b->repeats, sizeof(double), by_size);
     return status;
 }
 
-static void report(const struct bench *b, const struct cabe_session *session, const struct cabe_plan *plan)
+/* Orders the test's rates; its median share of the limit, or 0. */
+static double conclude(struct test *test, int n)
+{
+    double share[REPEATS_MAX];
+
+    for (int r = 0; r < n; r++)
+        share[r] = test->limit[r] > 0 ? test->rate[r] / test->limit[r] : 0;
+    qsort(share, (size_t)n, sizeof *share, by_size);
+    qsort(test->rate, (size_t)n, sizeof *test->rate, by_size);
+    qsort(test->limit, (size_t)n, sizeof *test->limit, by_size);
+    return share[n / 2];
+}
+
+static void report(struct bench *b, const struct cabe_session *session, const struct cabe_plan *plan)
 {
     json_t *results = json_array();
 
@@ -250,8 +277,8 @@ static void report(const struct bench *b, const struct cabe_session *session, co
                session->kernels->name, b->repeats, "test", "tokens/s", "least", "most", "predicted",
                "of limit");
     for (int i = 0; i < b->n_tests; i++) {
-        const struct test *test = &b->tests[i];
-        double median = test->rate[b->repeats / 2], share = test->limit > 0 ? median / test->limit : 0;
+        struct test *test = &b->tests[i];
+        double share = conclude(test, b->repeats), median = test->rate[b->repeats / 2], limit = test->limit[b->repeats / 2];
 
         if (!b->options.json) {
             printf("%-14s %12.2f %12.2f %12.2f ", test->name, median, test->rate[0], test->rate[b->repeats - 1]);
@@ -265,19 +292,44 @@ static void report(const struct bench *b, const struct cabe_session *session, co
                 printf("%10s\n", "-");
             continue;
         }
-        json_array_append_new(results, json_pack("{s:s,s:f,s:f,s:f,s:o,s:o}", "test", test->name, "tokens_per_s", median,
+        json_array_append_new(results, json_pack("{s:s,s:f,s:f,s:f,s:o,s:o,s:o}", "test", test->name, "tokens_per_s", median,
                                                  "least", test->rate[0], "most", test->rate[b->repeats - 1],
                                                  "predicted_tokens_per_s",
                                                  test->predicted > 0 ? json_real(test->predicted) : json_null(),
+                                                 "limit_tokens_per_s", share > 0 ? json_real(limit) : json_null(),
                                                  "share_of_limit", share > 0 ? json_real(share) : json_null()));
     }
     if (b->options.json)
         cli_print_json(json_pack("{s:s,s:i,s:s,s:i,s:o,s:I,s:I,s:o}", "model", b->model, "threads", session->n_threads,
                                  "level", session->kernels->name, "repeats", b->repeats, "results", results, "peak_bytes",
-                                 (json_int_t)cli_peak_bytes(), "predicted_peak_bytes",
+                                 (json_int_t)b->peak_bytes, "predicted_peak_bytes",
                                  (json_int_t)cli_predicted_bytes(plan), "plan", cabe_plan_json(plan)));
     else
         json_decref(results);
+}
+
+/* Where the budget leaves no room for the meter there is no limit to compare with. */
+static void open_meter(struct bench *b, struct cabe_session *session)
+{
+    struct cabe_error err;
+
+    b->peak_bytes = cli_peak_bytes();
+    if (cabe_ledger_reserve(session->ledger, CABE_HOST, CABE_PURPOSE_STAGING, METER_BYTES, METER_PLACE, &err) != CABE_OK)
+        return;
+    if (cabe_read_meter_open(&b->meter, &session->machine, session->team, METER_BYTES, &err) != CABE_OK)
+        cabe_ledger_release(session->ledger, CABE_HOST, CABE_PURPOSE_STAGING, METER_BYTES, METER_PLACE);
+}
+
+static void close_meter(struct bench *b, struct cabe_session *session)
+{
+    uint64_t peak_bytes = cli_peak_bytes() - (b->meter ? METER_BYTES : 0);
+
+    if (peak_bytes > b->peak_bytes)
+        b->peak_bytes = peak_bytes;
+    if (b->meter)
+        cabe_ledger_release(session->ledger, CABE_HOST, CABE_PURPOSE_STAGING, METER_BYTES, METER_PLACE);
+    cabe_read_meter_close(b->meter);
+    b->meter = NULL;
 }
 
 static enum cabe_status run_in(struct bench *b, struct cabe_session *session, struct cabe_error *err)
@@ -311,7 +363,10 @@ static enum cabe_status run_in(struct bench *b, struct cabe_session *session, st
     if (status == CABE_OK && !b->prompt)
         status = cabe_fail(err, CABE_ERR_OOM, "a prompt of %lld tokens", (long long)b->generation.wishes.context);
     if (status == CABE_OK)
+        open_meter(b, session);
+    if (status == CABE_OK)
         status = measure(b, session, &plan.knobs, err);
+    close_meter(b, session);
     if (status == CABE_OK)
         report(b, session, &plan);
     return status;
@@ -370,7 +425,7 @@ const struct cabe_command cabe_cmd_bench = {
             "                      xS: S sequences at a time (default " TESTS_DEFAULT ")\n"
             "  --repeats N         of every test, in turn (default 3)\n"
             "  --kv F              keys and values as f32, f16 (default) or q8\n"
-            "  The limit is the machine's measured read bandwidth ('cabe machine --measure') over the bytes that a\n"
-            "  step reads.\n" CLI_MODEL_HELP CLI_COMMON_HELP,
+            "  The limit is what decoding would reach if it did nothing but read the bytes that a step needs, as fast\n"
+            "  as memory is read before and after the test (256 MiB of the budget; '-': there was no room for it).\n" CLI_MODEL_HELP CLI_COMMON_HELP,
     .run = run,
 };

@@ -35,4 +35,18 @@ CABE_CHECKED enum cabe_status cabe_limits_measure(struct cabe_machine *machine,
                                                   const struct cabe_measure_config *config,
                                                   struct cabe_error *err);
 
+/*
+ * How fast memory is read at this moment, by the threads of `team`: the limit beside which something else is measured in
+ * the same run, for a machine that is shared reads at another rate from one minute to the next.
+ */
+struct cabe_read_meter;
+struct cabe_team;
+
+/* Maps `bytes` (rounded down; past the caches, or it measures those). Owner: who opens; `team` outlives it. */
+CABE_CHECKED enum cabe_status cabe_read_meter_open(struct cabe_read_meter **out, const struct cabe_machine *machine,
+                                                   struct cabe_team *team, uint64_t bytes, struct cabe_error *err);
+void cabe_read_meter_close(struct cabe_read_meter *meter); /* NULL is fine */
+/* Bytes a second over about `seconds`, in one stretch. Thread: the one that runs the team. */
+double cabe_read_meter_bytes_s(struct cabe_read_meter *meter, double seconds);
+
 #endif

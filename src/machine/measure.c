@@ -241,3 +241,52 @@ enum cabe_status cabe_limits_measure(struct cabe_machine *machine, const struct 
     cabe_pages_unmap(run.data, run.read_bytes);
     return status;
 }
+
+/* ---- the meter ---- */
+
+struct cabe_read_meter {
+    struct run run;
+};
+
+enum cabe_status cabe_read_meter_open(struct cabe_read_meter **out, const struct cabe_machine *machine,
+                                      struct cabe_team *team, uint64_t bytes, struct cabe_error *err)
+{
+    struct cabe_read_meter *meter = cabe_calloc(1, sizeof *meter);
+    enum cabe_status status;
+
+    *out = NULL;
+    if (!meter)
+        return cabe_fail(err, CABE_ERR_OOM, "a meter of read bandwidth");
+    meter->run.team = team;
+    meter->run.n_threads = cabe_team_size(team);
+    meter->run.read_bytes = choose_read_bytes(machine, bytes);
+    choose_ways(&meter->run, machine->cpu.simd);
+    status = cabe_pages_map(&meter->run.data, meter->run.read_bytes, 1, err);
+    if (status != CABE_OK) {
+        cabe_free(meter);
+        return status;
+    }
+    *out = meter;
+    return CABE_OK;
+}
+
+void cabe_read_meter_close(struct cabe_read_meter *meter)
+{
+    if (meter)
+        cabe_pages_unmap(meter->run.data, meter->run.read_bytes);
+    cabe_free(meter);
+}
+
+double cabe_read_meter_bytes_s(struct cabe_read_meter *meter, double seconds)
+{
+    uint64_t begin_ns = cabe_clock_ns(), parts = 0;
+    double passed;
+
+    do {
+        (void)time_all(&meter->run, -1);
+        meter->run.read_part = (meter->run.read_part + 1) % READ_PARTS;
+        parts++;
+        passed = (double)(cabe_clock_ns() - begin_ns) * 1e-9;
+    } while (passed < seconds);
+    return (double)(meter->run.read_bytes / READ_PARTS * parts) / passed;
+}

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "base/threads.h"
 #include "machine_tree.h"
 
 static struct cabe_machine here(void)
@@ -67,6 +68,30 @@ static void test_measure_and_keep(void **state)
     snprintf(again.cpu.model, sizeof again.cpu.model, "another");
     assert_false(cabe_limits_load(&again, path));
     assert_int_equal(again.limits.origin, CABE_ORIGIN_ESTIMATED);
+}
+
+static void test_read_meter(void **state)
+{
+    struct cabe_machine machine = here();
+    struct cabe_read_meter *meter = NULL;
+    struct cabe_team *team;
+    struct cabe_error err = {0};
+    enum cabe_status status = CABE_ERR_OOM;
+
+    (void)state;
+    assert_int_equal(cabe_team_open(&team, 2, &err), CABE_OK);
+    for (uint64_t n = 1; status != CABE_OK && n < 10; n++) {
+        cabe_memory_fail_at(n);
+        status = cabe_read_meter_open(&meter, &machine, team, 4 << 20, &err);
+        cabe_memory_fail_at(0);
+        assert_true(status == CABE_OK || (status == CABE_ERR_OOM && !meter && n < 5));
+    }
+    assert_int_equal(status, CABE_OK);
+    for (int i = 0; i < 3; i++)
+        assert_true(cabe_read_meter_bytes_s(meter, 0.001) > 1e8);
+    cabe_read_meter_close(meter);
+    cabe_read_meter_close(NULL);
+    cabe_team_close(team);
 }
 
 static void test_damaged_files(void **state)
@@ -186,8 +211,9 @@ static int drop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_measure_and_keep), cmocka_unit_test(test_damaged_files),
-        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_allocation_failure),
+        cmocka_unit_test(test_measure_and_keep),
+        cmocka_unit_test(test_read_meter), cmocka_unit_test(test_damaged_files),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_allocation_failure),
         cmocka_unit_test(test_between),
     };
 
