@@ -145,14 +145,12 @@ static void test_in_vain(void **state)
 
     (void)state;
     begin(&f, enough(), &config);
-    expect(&f, 8192, 8192, 1);
+    expect(&f, 0, 4096, 1); /* four times as much does not fit with keys half as large */
     look(&f, &model);
-    bytes = f.session->process_bytes + model.peak_bytes + (UINT64_C(1) << 20);
+    bytes = f.session->process_bytes + model.peak_bytes + (UINT64_C(1) << 19);
     assert_int_equal(close_fixture(&f), 0);
 
     begin(&f, bytes, &config);
-    expect(&f, 0, 4096, 1);
-    look(&f, &model);
     for (int i = 0; i < 3; i++) {
         struct asked a;
 
@@ -162,8 +160,8 @@ static void test_in_vain(void **state)
         assert_int_equal(a.status, CABE_OK);
         asked_clear(&a);
         look(&f, &model);
-        assert_true(model.context >= 4096 && model.context < N_CTX);
-        assert_int_equal(model.n_loads, 2);
+        if (model.context >= N_CTX || model.n_loads != 1)
+            fail_msg("%lld tokens, %llu loads", (long long)model.context, (unsigned long long)model.n_loads);
     }
     assert_int_equal(close_fixture(&f), 0);
 }
