@@ -27,7 +27,8 @@
     X(CACHES, "caches")           /* tokenizers, result caches */                                            \
     X(STAGING, "staging")         /* conversion and transfer buffers */                                      \
     X(NETWORK, "network")         /* connections, requests */                                                \
-    X(CHILDREN, "children")       /* limits granted to child processes */
+    X(CHILDREN, "children")       /* limits granted to child processes */                                    \
+    X(PROMISED, "promised")       /* of shares: granted to admitted work that has not taken it yet */
 
 enum cabe_purpose {
 #define X(symbol, name) CABE_PURPOSE_##symbol,
@@ -77,6 +78,24 @@ CABE_API const char *cabe_purpose_name(enum cabe_purpose purpose);
 CABE_API CABE_CHECKED enum cabe_status
 cabe_ledger_open(struct cabe_ledger **out, const struct cabe_ledger_config *config, struct cabe_error *err);
 CABE_API void cabe_ledger_close(struct cabe_ledger *ledger); /* NULL is fine */
+
+/*
+ * A share of `parent`: `bytes` of the host for work that is admitted as a whole, granted at once or refused with
+ * CABE_ERR_BUDGET. They count in the parent as CABE_PURPOSE_PROMISED by `place`. A reservation in the share takes from
+ * them: in the parent it then stands under its own purpose and place, and nothing but the share's end can refuse it.
+ * Closing it gives back what was not taken. The parent outlives it, and is no share itself; of the parent's devices a
+ * share has only the host.
+ */
+CABE_API CABE_CHECKED enum cabe_status cabe_ledger_open_share(struct cabe_ledger **out, struct cabe_ledger *parent,
+                                                              uint64_t bytes, const char *place,
+                                                              struct cabe_error *err);
+/* Gives `bytes` that were not taken, at most all of those, back to the parent before the end. */
+CABE_API void cabe_ledger_shrink_share(struct cabe_ledger *share, uint64_t bytes);
+/*
+ * What the rest of the parent holds on the host beside a share, without what is only promised: now, and the most
+ * (*high_bytes) since the share was opened or this was last asked.
+ */
+CABE_API void cabe_ledger_beside(struct cabe_ledger *share, uint64_t *now_bytes, uint64_t *high_bytes);
 
 /*
  * Grants `bytes` or refuses with CABE_ERR_BUDGET (err->missing_bytes says by how much) and changes nothing.

@@ -20,12 +20,19 @@
 #define OTHERS "(others)"
 
 struct cabe_ledger {
-    pthread_mutex_t lock;
+    pthread_mutex_t own;
+    pthread_mutex_t *lock; /* own; of a share, its parent's: both change in one step */
     struct cabe_ledger_view now;
     uint64_t beyond[CABE_DEVICES_MAX][CABE_N_PURPOSES]; /* held by places that the table had no room for */
     size_t n_places;
     struct cabe_ledger_holder table[TABLE_SIZE]; /* bytes 0: free */
     struct cabe_registry *registry;              /* NULL: not shared */
+    struct cabe_ledger *shares;                  /* that are open */
+
+    /* of a share */
+    struct cabe_ledger *parent, *next;
+    struct cabe_ledger_holder promise; /* what of it the parent still holds for it */
+    uint64_t beside_high_bytes;
 };
 
 const char *cabe_purpose_name(enum cabe_purpose purpose)
@@ -136,7 +143,8 @@ enum cabe_status cabe_ledger_open(struct cabe_ledger **out, const struct cabe_le
     ledger = cabe_calloc(1, sizeof *ledger);
     if (!ledger)
         return cabe_fail(err, CABE_ERR_OOM, "ledger: %zu bytes", sizeof *ledger);
-    pthread_mutex_init(&ledger->lock, NULL); /* glibc: never fails */
+    pthread_mutex_init(&ledger->own, NULL); /* glibc: never fails */
+    ledger->lock = &ledger->own;
     ledger->now.n_devices = config->n_devices;
     for (int d = 0; d < config->n_devices; d++)
         ledger->now.device[d].budget_bytes = config->budget_bytes[d];
@@ -146,24 +154,14 @@ enum cabe_status cabe_ledger_open(struct cabe_ledger **out, const struct cabe_le
     return CABE_OK;
 }
 
-void cabe_ledger_close(struct cabe_ledger *ledger)
-{
-    if (!ledger)
-        return;
-    cabe_registry_close(ledger->registry);
-    pthread_mutex_destroy(&ledger->lock);
-    cabe_free(ledger);
-}
+/* ---- under the lock: taking and giving back ---- */
 
-/* Under the lock. Changes nothing when there is no room. */
-static int take(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key, uint64_t bytes)
+static void add_bytes(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key, uint64_t bytes)
 {
     struct cabe_ledger_view *now = &ledger->now;
     uint64_t *used = &now->device[key->device].used_bytes;
     uint64_t *purpose = &now->device[key->device].purpose_bytes[key->purpose];
 
-    if (bytes > now->device[key->device].budget_bytes - *used)
-        return -1;
     *used += bytes;
     *purpose += bytes;
     if (*used > now->device[key->device].high_bytes)
@@ -172,8 +170,61 @@ static int take(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key
         now->device[key->device].purpose_high_bytes[key->purpose] = *purpose;
     if (bytes > 0)
         hold(ledger, key, bytes);
-    cabe_registry_publish(ledger->registry, key->device, *used);
+}
+
+static void remove_bytes(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key, uint64_t bytes)
+{
+    uint64_t *purpose = &ledger->now.device[key->device].purpose_bytes[key->purpose];
+
+    assert(bytes <= *purpose);
+    if (bytes > *purpose) /* without asserts: the account ends at nothing rather than at 2^64 */
+        bytes = *purpose;
+    *purpose -= bytes;
+    ledger->now.device[key->device].used_bytes -= bytes;
+    let_go(ledger, key, bytes);
+}
+
+static uint64_t beside_bytes(const struct cabe_ledger *share)
+{
+    const struct cabe_ledger *parent = share->parent;
+
+    return parent->now.device[CABE_HOST].used_bytes -
+           parent->now.device[CABE_HOST].purpose_bytes[CABE_PURPOSE_PROMISED] - share->now.device[CABE_HOST].used_bytes;
+}
+
+static void look_beside(struct cabe_ledger *ledger)
+{
+    for (struct cabe_ledger *share = ledger->shares; share; share = share->next)
+        if (beside_bytes(share) > share->beside_high_bytes)
+            share->beside_high_bytes = beside_bytes(share);
+}
+
+/* Changes nothing when there is no room. */
+static int take(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key, uint64_t bytes)
+{
+    const struct cabe_ledger_view *now = &ledger->now;
+    struct cabe_ledger *parent = ledger->parent;
+
+    if (bytes > now->device[key->device].budget_bytes - now->device[key->device].used_bytes)
+        return -1;
+    if (parent && bytes > 0) { /* the parent's sum stays what it is */
+        remove_bytes(parent, &ledger->promise, bytes);
+        add_bytes(parent, key, bytes);
+    }
+    add_bytes(ledger, key, bytes);
+    look_beside(parent ? parent : ledger);
+    cabe_registry_publish(ledger->registry, key->device, now->device[key->device].used_bytes);
     return 0;
+}
+
+static void give_back(struct cabe_ledger *ledger, const struct cabe_ledger_holder *key, uint64_t bytes)
+{
+    remove_bytes(ledger, key, bytes);
+    if (ledger->parent) {
+        remove_bytes(ledger->parent, key, bytes);
+        add_bytes(ledger->parent, &ledger->promise, bytes);
+    }
+    cabe_registry_publish(ledger->registry, key->device, ledger->now.device[key->device].used_bytes);
 }
 
 /* What fills the device, for the message: the three purposes with most bytes. */
@@ -233,14 +284,14 @@ enum cabe_status cabe_ledger_reserve(struct cabe_ledger *ledger, int device, enu
     if (!is_account(ledger, device, purpose))
         return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: no account for device %d of %d, purpose %d", key.place,
                          device, ledger->now.n_devices, (int)purpose);
-    pthread_mutex_lock(&ledger->lock);
+    pthread_mutex_lock(ledger->lock);
     if (take(ledger, &key, bytes) == 0) {
-        pthread_mutex_unlock(&ledger->lock);
+        pthread_mutex_unlock(ledger->lock);
         return CABE_OK;
     }
     ledger->now.n_refused++;
     view = ledger->now;
-    pthread_mutex_unlock(&ledger->lock);
+    pthread_mutex_unlock(ledger->lock);
     return refuse(&view, &key, bytes, err);
 }
 
@@ -248,21 +299,90 @@ void cabe_ledger_release(struct cabe_ledger *ledger, int device, enum cabe_purpo
                          const char *place)
 {
     struct cabe_ledger_holder key = make_key(device, purpose, place);
-    uint64_t *purpose_bytes;
 
     assert(is_account(ledger, device, purpose));
     if (bytes == 0 || !is_account(ledger, device, purpose))
         return;
-    pthread_mutex_lock(&ledger->lock);
-    purpose_bytes = &ledger->now.device[device].purpose_bytes[purpose];
-    assert(bytes <= *purpose_bytes);
-    if (bytes > *purpose_bytes) /* without asserts: the account ends at nothing rather than at 2^64 */
-        bytes = *purpose_bytes;
-    *purpose_bytes -= bytes;
-    ledger->now.device[device].used_bytes -= bytes;
-    let_go(ledger, &key, bytes);
-    cabe_registry_publish(ledger->registry, device, ledger->now.device[device].used_bytes);
-    pthread_mutex_unlock(&ledger->lock);
+    pthread_mutex_lock(ledger->lock);
+    give_back(ledger, &key, bytes);
+    pthread_mutex_unlock(ledger->lock);
+}
+
+/* ---- shares ---- */
+
+enum cabe_status cabe_ledger_open_share(struct cabe_ledger **out, struct cabe_ledger *parent, uint64_t bytes,
+                                        const char *place, struct cabe_error *err)
+{
+    struct cabe_ledger_config config = {.n_devices = 1, .budget_bytes = {bytes}};
+    struct cabe_ledger *share;
+    enum cabe_status status = cabe_ledger_open(&share, &config, err);
+
+    *out = NULL;
+    assert(!parent->parent);
+    if (status != CABE_OK)
+        return status;
+    status = cabe_ledger_reserve(parent, CABE_HOST, CABE_PURPOSE_PROMISED, bytes, place, err);
+    if (status != CABE_OK) {
+        cabe_ledger_close(share);
+        return status;
+    }
+    pthread_mutex_lock(parent->lock);
+    share->parent = parent;
+    share->lock = parent->lock;
+    share->promise = make_key(CABE_HOST, CABE_PURPOSE_PROMISED, place);
+    share->next = parent->shares;
+    parent->shares = share;
+    share->beside_high_bytes = beside_bytes(share);
+    pthread_mutex_unlock(parent->lock);
+    *out = share;
+    return CABE_OK;
+}
+
+void cabe_ledger_shrink_share(struct cabe_ledger *share, uint64_t bytes)
+{
+    uint64_t *budget = &share->now.device[CABE_HOST].budget_bytes, left;
+
+    pthread_mutex_lock(share->lock);
+    left = *budget - share->now.device[CABE_HOST].used_bytes;
+    bytes = bytes < left ? bytes : left;
+    *budget -= bytes;
+    if (bytes > 0)
+        give_back(share->parent, &share->promise, bytes);
+    pthread_mutex_unlock(share->lock);
+}
+
+void cabe_ledger_beside(struct cabe_ledger *share, uint64_t *now_bytes, uint64_t *high_bytes)
+{
+    pthread_mutex_lock(share->lock);
+    *now_bytes = beside_bytes(share);
+    *high_bytes = share->beside_high_bytes;
+    share->beside_high_bytes = *now_bytes;
+    pthread_mutex_unlock(share->lock);
+}
+
+static void leave_parent(struct cabe_ledger *share)
+{
+    struct cabe_ledger **link = &share->parent->shares;
+
+    assert(share->now.device[CABE_HOST].used_bytes == 0);
+    cabe_ledger_shrink_share(share, UINT64_MAX);
+    pthread_mutex_lock(share->lock);
+    while (*link != share)
+        link = &(*link)->next;
+    *link = share->next;
+    pthread_mutex_unlock(share->lock);
+}
+
+void cabe_ledger_close(struct cabe_ledger *ledger)
+{
+    if (!ledger)
+        return;
+    assert(!ledger->shares);
+    if (ledger->parent)
+        leave_parent(ledger);
+    cabe_registry_close(ledger->registry);
+    pthread_mutex_destroy(&ledger->own);
+    cabe_free(ledger);
 }
 
 /* The lock is not part of what a reader is promised not to change. */
@@ -270,7 +390,7 @@ static struct cabe_ledger *locked(const struct cabe_ledger *ledger)
 {
     struct cabe_ledger *writable = (struct cabe_ledger *)(uintptr_t)ledger;
 
-    pthread_mutex_lock(&writable->lock);
+    pthread_mutex_lock(writable->lock);
     return writable;
 }
 
@@ -280,7 +400,7 @@ void cabe_ledger_read(const struct cabe_ledger *ledger, struct cabe_ledger_view 
     uint64_t others[CABE_DEVICES_MAX] = {0};
 
     *view = l->now;
-    pthread_mutex_unlock(&l->lock);
+    pthread_mutex_unlock(l->lock);
     cabe_registry_others(ledger->registry, others);
     for (int d = 0; d < view->n_devices; d++)
         view->device[d].others_bytes = others[d];
@@ -300,20 +420,20 @@ uint64_t cabe_ledger_free_bytes(const struct cabe_ledger *ledger, int device)
         return 0;
     l = locked(ledger);
     bytes = l->now.device[device].budget_bytes - l->now.device[device].used_bytes;
-    pthread_mutex_unlock(&l->lock);
+    pthread_mutex_unlock(l->lock);
     return bytes;
 }
 
 void cabe_ledger_read_and_mark(struct cabe_ledger *ledger, struct cabe_ledger_view *view)
 {
-    pthread_mutex_lock(&ledger->lock);
+    pthread_mutex_lock(ledger->lock);
     *view = ledger->now;
     for (int d = 0; d < ledger->now.n_devices; d++) {
         ledger->now.device[d].high_bytes = ledger->now.device[d].used_bytes;
         memcpy(ledger->now.device[d].purpose_high_bytes, ledger->now.device[d].purpose_bytes,
                sizeof ledger->now.device[d].purpose_bytes);
     }
-    pthread_mutex_unlock(&ledger->lock);
+    pthread_mutex_unlock(ledger->lock);
 }
 
 void cabe_ledger_mark(struct cabe_ledger *ledger)
@@ -355,6 +475,6 @@ size_t cabe_ledger_top(const struct cabe_ledger *ledger, struct cabe_ledger_hold
             if (rest.bytes > 0)
                 n = insert_top(out, n, n_max, &rest);
         }
-    pthread_mutex_unlock(&l->lock);
+    pthread_mutex_unlock(l->lock);
     return n;
 }

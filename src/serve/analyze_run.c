@@ -1,30 +1,13 @@
 #include <string.h>
-#include <time.h>
 
 #include "base/json.h"
 #include "base/memory.h"
-#include "serve/analyze.h"
+#include "serve/analyze_impl.h"
 #include "serve/events.h"
-#include "serve/jobs_impl.h"
 #include "serve/metrics.h"
 
 #define PIECE 100      /* pairs, or members of groups, of one part of the result */
 #define TEXT_SHOWN 400 /* bytes of a sentence in the report */
-#define TRIES 40       /* when others took the room between the plan and its use: ten seconds */
-#define RETRY_NS 250000000L
-
-struct analysis {
-    struct cabe_server *server;
-    struct cabe_job *job;
-    const struct cabe_upload *upload;
-    struct cabe_session session; /* the server's, with our wish to stop */
-    struct cabe_encoder *encoder;
-    struct cabe_analyze_job *analysis;
-    struct cabe_plan *plan;
-    struct cabe_analyze_result result;
-    int is_told;           /* documents and plan are part of the result already */
-    uint64_t others_bytes; /* what the rest of the server held when the plan was made */
-};
 
 /* ---- the report ---- */
 
@@ -94,12 +77,17 @@ static void put_groups(const struct analysis *a, uint64_t n)
     cabe_job_part(a->job, "groups", piece);
 }
 
-static json_t *phase_json(const struct analysis *a, const struct cabe_analyze_phase *phase)
+/*
+ * The process is measured whole: what is expected of it is what the plan says of this phase, and beside that what the
+ * ledger said of the rest at its highest.
+ */
+static json_t *phase_json(const struct analysis *a, const struct cabe_analyze_phase *phase, uint64_t beside_bytes)
 {
-    /* The process is measured whole: what others held is part of what had to be expected. */
-    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:f,s:f}", "name", phase->name, "predicted_peak_bytes",
-                     (json_int_t)(phase->predicted_bytes + a->others_bytes), "measured_peak_bytes",
-                     (json_int_t)phase->measured_bytes, "start_bytes", (json_int_t)phase->start_bytes, "end_bytes",
+    uint64_t own = phase->predicted_bytes > a->session.process_bytes ? phase->predicted_bytes - a->session.process_bytes : 0;
+
+    return json_pack("{s:s,s:I,s:I,s:I,s:I,s:I,s:f,s:f}", "name", phase->name, "predicted_peak_bytes",
+                     (json_int_t)(own + beside_bytes), "measured_peak_bytes", (json_int_t)phase->measured_bytes,
+                     "own_bytes", (json_int_t)own, "start_bytes", (json_int_t)phase->start_bytes, "end_bytes",
                      (json_int_t)phase->end_bytes, "seconds", phase->seconds, "predicted_seconds",
                      phase->predicted_seconds);
 }
@@ -114,7 +102,7 @@ static void put_report(const struct analysis *a)
     put_pairs(a, n_pairs);
     put_groups(a, n_groups);
     for (int i = 0; i < a->result.n_phases; i++)
-        json_array_append_new(phases, phase_json(a, &a->result.phase[i]));
+        json_array_append_new(phases, phase_json(a, &a->result.phase[i], i < a->n_phases ? a->beside_bytes[i] : 0));
     cabe_job_part(a->job, "report",
                   json_pack("{s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:o}", "sentences", (json_int_t)a->result.n_sentences,
                             "compared", (json_int_t)a->result.n_compared, "tokens", (json_int_t)a->result.n_tokens, "pairs",
@@ -135,73 +123,27 @@ static void progress(void *self, const char *what, uint64_t done, uint64_t total
 static void phase_begun(void *self, const char *phase, uint64_t predicted_bytes)
 {
     struct analysis *a = self;
+    uint64_t now_bytes, high_bytes;
 
     (void)predicted_bytes;
+    cabe_ledger_beside(a->share, &now_bytes, &high_bytes); /* its highest begins here */
     cabe_job_progress(a->job, phase, 0, 0, "");
 }
 
 static void phase_ended(void *self, const struct cabe_analyze_phase *phase)
 {
     struct analysis *a = self;
+    uint64_t now_bytes, high_bytes;
     char name[64];
 
+    cabe_ledger_beside(a->share, &now_bytes, &high_bytes);
+    if (a->n_phases < CABE_ANALYSIS_PHASES)
+        a->beside_bytes[a->n_phases++] = high_bytes;
     snprintf(name, sizeof name, "analyze.%s", phase->name);
     cabe_metrics_operation(a->server->metrics, name, cabe_job_id(a->job), phase->seconds);
     cabe_events_publish(a->server->events, "phase",
-                        json_pack("{s:s,s:o}", "job", cabe_job_id(a->job), "phase", phase_json(a, phase)));
-    cabe_job_part(a->job, "phase", phase_json(a, phase));
-}
-
-/* ---- the room for it ---- */
-
-static uint64_t idle_bytes(const struct analysis *a)
-{
-    struct cabe_pool_item *items = cabe_calloc(CABE_POOL_MAX, sizeof *items);
-    size_t n = items ? cabe_pool_list(cabe_service_pool(a->server->service), items, CABE_POOL_MAX) : 0;
-    uint64_t sum = 0;
-
-    for (size_t i = 0; i < n; i++)
-        sum += items[i].state == CABE_POOL_IDLE ? items[i].bytes.resident[CABE_HOST] : 0;
-    cabe_free(items);
-    return sum;
-}
-
-static enum cabe_status plan_within(struct analysis *a, uint64_t free_bytes, struct cabe_error *err)
-{
-    struct cabe_fit_task *task = cabe_malloc(sizeof *task);
-    enum cabe_status status;
-
-    if (!task)
-        return cabe_fail(err, CABE_ERR_OOM, "plan of an analysis");
-    a->session.budget_bytes[CABE_HOST] = a->session.process_bytes + free_bytes;
-    cabe_analyze_task(a->analysis, task);
-    status = cabe_session_plan(&a->session, a->plan, task, err);
-    cabe_free(task);
-    return status == CABE_OK ? cabe_plan_refuse(a->plan, err) : status;
-}
-
-/*
- * What is free may do as it is. Otherwise idle models go, as many as the plan wants; what cannot go (pinned) leaves the
- * plan with what is free then.
- */
-static enum cabe_status find_room(struct analysis *a, struct cabe_error *err)
-{
-    struct cabe_ledger *ledger = a->session.ledger;
-    struct cabe_pool *pool = cabe_service_pool(a->server->service);
-    struct cabe_ledger_view view;
-    enum cabe_status status = plan_within(a, cabe_ledger_free_bytes(ledger, CABE_HOST), err);
-
-    if (status == CABE_ERR_BUDGET || (status == CABE_OK && a->plan->n_rungs > 1)) {
-        status = plan_within(a, cabe_ledger_free_bytes(ledger, CABE_HOST) + idle_bytes(a), err);
-        if (status == CABE_OK && cabe_pool_make_room(pool, CABE_HOST, a->plan->peak_bytes[CABE_HOST] -
-                                                                          a->session.process_bytes, err) != CABE_OK)
-            status = plan_within(a, cabe_ledger_free_bytes(ledger, CABE_HOST), err);
-    }
-    cabe_ledger_read(ledger, &view);
-    a->others_bytes = view.device[CABE_HOST].used_bytes > a->session.process_bytes
-                          ? view.device[CABE_HOST].used_bytes - a->session.process_bytes
-                          : 0;
-    return status;
+                        json_pack("{s:s,s:o}", "job", cabe_job_id(a->job), "phase", phase_json(a, phase, high_bytes)));
+    cabe_job_part(a->job, "phase", phase_json(a, phase, high_bytes));
 }
 
 /* ---- the run ---- */
@@ -243,16 +185,33 @@ static enum cabe_status open_analysis(struct analysis *a, struct cabe_error *err
     return status;
 }
 
-static enum cabe_status run_once(struct analysis *a, struct cabe_error *err)
+static enum cabe_status run_admitted(struct analysis *a, struct cabe_error *err)
 {
-    enum cabe_status status = find_room(a, err);
-
-    if (status != CABE_OK)
-        return status;
     if (!a->is_told)
         put_documents(a, a->plan);
     a->is_told = 1;
+    a->n_phases = 0;
     return cabe_analyze_run(a->analysis, a->plan, &a->result, err);
+}
+
+/* Who is admitted can only lack room for the encoder, when somebody has come between: then it waits again. */
+static enum cabe_status run_when_there_is_room(struct analysis *a, struct cabe_error *err)
+{
+    uint64_t until_ns = 0;
+    enum cabe_status status;
+
+    for (;;) {
+        status = cabe_analysis_admit(a, &until_ns, err);
+        if (status != CABE_OK)
+            return status;
+        status = run_admitted(a, err);
+        if (status != CABE_ERR_BUDGET && status != CABE_ERR_BUSY)
+            return status;
+        cabe_analysis_dismiss(a);
+        status = cabe_analysis_wait(a, until_ns, status, err);
+        if (status != CABE_OK)
+            return status;
+    }
 }
 
 /* Errors name the file as we opened it; the client knows another name. */
@@ -274,9 +233,9 @@ static void rename_files(const struct cabe_upload *upload, struct cabe_error *er
 enum cabe_status cabe_analyze_job_run(struct cabe_server *server, struct cabe_job *job, const json_t *wish,
                                       struct cabe_error *err)
 {
-    const struct timespec pause = {0, RETRY_NS};
     struct analysis *a = cabe_calloc(1, sizeof *a);
     struct cabe_analyze_watch watch = {phase_begun, phase_ended, a};
+    struct cabe_analyze_lender lender;
     enum cabe_status status;
 
     (void)wish;
@@ -291,21 +250,16 @@ enum cabe_status cabe_analyze_job_run(struct cabe_server *server, struct cabe_jo
     a->session.progress = (struct cabe_progress){progress, a};
     status = open_analysis(a, err);
     if (status == CABE_OK) {
+        cabe_analysis_lender(a, &lender);
         cabe_analyze_watch(a->analysis, &watch);
-        status = run_once(a, err);
-    }
-    for (int i = 1; i < TRIES && status == CABE_ERR_BUDGET && a->analysis && !cabe_cancelled(a->session.cancel); i++) {
-        nanosleep(&pause, NULL);
-        status = run_once(a, err);
+        cabe_analyze_lend(a->analysis, &lender);
+        status = run_when_there_is_room(a, err);
     }
     if (status == CABE_OK)
         put_report(a);
     else
         rename_files(a->upload, err);
-    cabe_analyze_close(a->analysis);
-    cabe_encoder_close(a->encoder);
-    cabe_free(a->plan);
-    cabe_free(a);
+    cabe_analysis_end(a);
     cabe_memory_trim();
     return status;
 }

@@ -201,6 +201,12 @@ struct cabe_service_embed {
     size_t n_texts;
     enum cabe_prefix prefix;
     double keep_alive_s; /* NAN: the service's */
+    /*
+     * Not NULL: room for [n_texts][width] of who asks; then the texts are not copied either, and both stay until ended().
+     * A model of another width is CABE_ERR_CHANGED.
+     */
+    float *rows;
+    int64_t width;
     /* Once: rows [n_texts][width], normalised, valid during the call; NULL with an error. */
     void (*ended)(void *self, enum cabe_status status, const struct cabe_error *err, const float *rows, int64_t width,
                   uint64_t n_tokens);
@@ -209,6 +215,20 @@ struct cabe_service_embed {
 CABE_CHECKED enum cabe_status cabe_service_embed(struct cabe_service *service, const struct cabe_service_embed *embed,
                                                  struct cabe_service_ticket **ticket,
                                                  struct cabe_service_refusal *refusal, struct cabe_error *err);
+
+/*
+ * Long work that embeds again and again (an analysis) borrows the model meanwhile: the one that is there or, when it is
+ * not, the pool's next, which requests of others then share. A borrowed model is in use, and so not unloaded to make
+ * room, nor on demand; where a load has waited for its room it is given up between two runs, as with requests, and the
+ * borrower's next one brings it back. Waits for the load, until `cancel` (may be NULL): not on a thread that must not wait.
+ * CABE_ERR_BUDGET: it cannot fit; CABE_ERR_BUSY: not beside what is in use now.
+ */
+CABE_CHECKED enum cabe_status cabe_service_borrow(struct cabe_service *service, const char *model,
+                                                  const struct cabe_cancel *cancel, struct cabe_error *err);
+void cabe_service_give_back(struct cabe_service *service, const char *model);
+/* What a load of the model would hold at most, on the host; 0 when it is there. Reads its headers and plans. */
+CABE_CHECKED enum cabe_status cabe_service_load_bytes(struct cabe_service *service, const char *model, uint64_t *bytes,
+                                                      struct cabe_error *err);
 
 /* ---- tokens, without waiting for a turn ---- */
 

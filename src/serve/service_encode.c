@@ -11,6 +11,8 @@
 #include "base/threads.h"
 #include "serve/service_impl.h"
 
+#define BORROWED_LOOK_NS UINT64_C(50000000) /* with nothing to do: is the room of a borrowed model wanted? */
+
 struct encoding_host {
     struct cabe_service_entry *entry;
     struct cabe_loaded *loaded;
@@ -57,6 +59,22 @@ static void collect_moment(struct encoding_host *h)
         wait_until(e, until);
 }
 
+/* Under the lock. A borrowed model is held, also when nothing is asked of it. */
+static void wait_for_borrower(struct encoding_host *h)
+{
+    struct cabe_service_entry *e = h->entry;
+    uint64_t next_ns;
+
+    while (e->n_borrowers > 0 && h->n == 0 && !e->loads && !e->service->closing &&
+           !cabe_host_next(e, cabe_clock_ns(), &next_ns) &&
+           !(h->yields = cabe_pool_should_yield(e->service->pool, h->use))) {
+        uint64_t look_ns = cabe_clock_ns() + BORROWED_LOOK_NS;
+
+        e->step_ns = look_ns - BORROWED_LOOK_NS; /* it does not hang */
+        wait_until(e, next_ns < look_ns ? next_ns : look_ns);
+    }
+}
+
 /* Ends those that were cancelled or are late; returns whether any are left. */
 static int collect(struct encoding_host *h)
 {
@@ -68,6 +86,8 @@ static int collect(struct encoding_host *h)
     pthread_mutex_lock(&e->service->lock);
     if (!h->yields)
         collect_moment(h);
+    if (!h->yields)
+        wait_for_borrower(h);
     now_ns = cabe_clock_ns();
     e->step_ns = now_ns;
     while (h->n < CABE_EMBED_REQUESTS && !h->yields && (t = cabe_host_take(e, now_ns)))
@@ -110,6 +130,10 @@ static enum cabe_status open_rows(struct cabe_service_ticket *t, int64_t width, 
     uint64_t bytes = (uint64_t)t->embed.n_texts * (uint64_t)width * sizeof(float);
     enum cabe_status status;
 
+    if (t->rows_lent && t->embed.width != width)
+        return cabe_fail(err, CABE_ERR_CHANGED, "%s: has embeddings of %lld numbers now, %lld were expected",
+                         t->entry->view.name, (long long)width, (long long)t->embed.width);
+    t->width = width;
     if (t->rows || t->embed.n_texts == 0)
         return CABE_OK;
     status = cabe_ledger_reserve(t->service->config.session->ledger, CABE_HOST, CABE_PURPOSE_NETWORK, bytes, "requests",
@@ -117,7 +141,6 @@ static enum cabe_status open_rows(struct cabe_service_ticket *t, int64_t width, 
     if (status != CABE_OK)
         return status;
     t->charged_bytes += bytes;
-    t->width = width;
     t->rows = cabe_malloc(bytes);
     return t->rows ? CABE_OK : cabe_fail(err, CABE_ERR_OOM, "%zu embeddings", t->embed.n_texts);
 }

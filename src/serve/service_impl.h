@@ -81,6 +81,7 @@ struct cabe_service_ticket {
     size_t n_rows, part; /* done; of the present run */
     int64_t width;
     uint64_t n_tokens;
+    int rows_lent; /* who asked has brought them */
 };
 
 /* Copies the request; CABE_ERR_ARGUMENT, CABE_ERR_OOM, CABE_ERR_BUDGET: no room for it. */
@@ -155,6 +156,7 @@ struct cabe_service_entry {
     int64_t context_vain;           /* what was asked of the last load, which got less; 0: it got it */
     uint64_t asked_ns;              /* since more is asked than there is; 0: it is not */
     uint64_t grow_after_ns;         /* not again before */
+    int n_borrowers;
     uint64_t idle_since_ns;
     double bytes_per_token;
     struct cabe_rate rate;
@@ -233,6 +235,8 @@ void cabe_context_planned(struct cabe_service_entry *entry, int64_t wanted);
 /* Whether nothing should begin, so that the model can be loaded again with more. */
 int cabe_context_grows(struct cabe_service_entry *entry, uint64_t now_ns);
 void cabe_context_wait(struct cabe_service_entry *entry, uint64_t now_ns); /* growing failed: not again soon */
+/* What a load that need not wait for others would hold at its highest point; without the lock. */
+enum cabe_status cabe_loaded_measure(struct cabe_service_entry *entry, uint64_t *bytes, struct cabe_error *err);
 
 /* ---- hosts ---- */
 

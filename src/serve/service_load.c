@@ -360,16 +360,15 @@ static void unload(void *object)
     cabe_service_tell(e->service, CABE_SERVICE_EVENT_UNLOADED, e->view.name, cabe_seconds(begun_ns, cabe_clock_ns()));
 }
 
-static enum cabe_status acquire(struct cabe_service_entry *e, int beside_busy, const struct cabe_cancel *cancel,
-                                struct cabe_pool_use **use, int *was_planned, struct cabe_error *err)
+static struct cabe_loaded *new_loaded(struct cabe_service_entry *e, int beside_busy, const struct cabe_cancel *cancel,
+                                      struct cabe_error *err)
 {
     struct cabe_loaded *l = cabe_calloc(1, sizeof *l);
-    struct cabe_pool_source source = {measure, load, unload, l};
-    enum cabe_status status;
 
-    *was_planned = 0;
-    if (!l)
-        return cabe_fail(err, CABE_ERR_OOM, "%s: its handle", e->view.name);
+    if (!l) {
+        cabe_fail(err, CABE_ERR_OOM, "%s: its handle", e->view.name);
+        return NULL;
+    }
     l->service = e->service;
     l->entry = e;
     l->beside_busy = beside_busy;
@@ -380,11 +379,38 @@ static enum cabe_status acquire(struct cabe_service_entry *e, int beside_busy, c
     l->session = *e->service->config.session;
     l->session.cancel = cancel;
     l->session.progress = (struct cabe_progress){0};
+    return l;
+}
+
+static enum cabe_status acquire(struct cabe_service_entry *e, int beside_busy, const struct cabe_cancel *cancel,
+                                struct cabe_pool_use **use, int *was_planned, struct cabe_error *err)
+{
+    struct cabe_loaded *l = new_loaded(e, beside_busy, cancel, err);
+    struct cabe_pool_source source = {measure, load, unload, l};
+    enum cabe_status status;
+
+    *was_planned = 0;
+    if (!l)
+        return CABE_ERR_OOM;
     status = cabe_pool_acquire(e->service->pool, e->view.name, &source, cancel, use, err);
     if (status != CABE_OK)
         *was_planned = l->bytes.resident[CABE_HOST] > 0;
     if (!l->is_taken)
         close_loaded(l);
+    return status;
+}
+
+enum cabe_status cabe_loaded_measure(struct cabe_service_entry *e, uint64_t *bytes, struct cabe_error *err)
+{
+    struct cabe_loaded *l = new_loaded(e, 0, NULL, err);
+    struct cabe_pool_bytes planned = {0};
+    enum cabe_status status;
+
+    if (!l)
+        return CABE_ERR_OOM;
+    status = measure(l, &planned, err);
+    *bytes = status == CABE_OK ? planned.peak[CABE_HOST] : 0;
+    close_loaded(l);
     return status;
 }
 

@@ -372,9 +372,9 @@ static int is_busy(struct cabe_service_entry *e)
     uint64_t until_ns = cabe_clock_ns() + LET_GO_NS;
     struct timespec until = {(time_t)(until_ns / 1000000000u), (long)(until_ns % 1000000000u)};
 
-    while (e->queue.n == 0 && e->view.n_running == 0 && !e->loads && e->is_serving && cabe_clock_ns() < until_ns)
+    while (e->queue.n == 0 && e->view.n_running == 0 && !e->loads && e->n_borrowers == 0 && e->is_serving && cabe_clock_ns() < until_ns)
         (void)pthread_cond_timedwait(&e->service->changed, &e->service->lock, &until);
-    return e->queue.n > 0 || e->view.n_running > 0 || e->loads || e->is_serving;
+    return e->queue.n > 0 || e->view.n_running > 0 || e->loads || e->n_borrowers > 0 || e->is_serving;
 }
 
 enum cabe_status cabe_service_unload(struct cabe_service *service, const char *name, struct cabe_error *err)

@@ -88,7 +88,11 @@ static void place_ask(struct layout *l, const struct cabe_service_ask *from, str
 
 static void place_embed(struct layout *l, const struct cabe_service_embed *from, struct cabe_service_embed *to)
 {
-    struct cabe_text *texts = take(l, from->texts, from->n_texts * sizeof *from->texts);
+    struct cabe_text *texts;
+
+    if (from->rows)
+        return; /* who brings the rows keeps the texts too */
+    texts = take(l, from->texts, from->n_texts * sizeof *from->texts);
 
     for (size_t i = 0; i < from->n_texts; i++) {
         const char *copy = take(l, from->texts[i].bytes, from->texts[i].n_bytes);
@@ -176,6 +180,8 @@ enum cabe_status cabe_ticket_embed(struct cabe_service_ticket **out, struct cabe
     t->embed = copy;
     t->embed.model = entry->view.name;
     t->embeds = 1;
+    t->rows = embed->rows;
+    t->rows_lent = embed->rows != NULL;
     for (size_t i = 0; i < embed->n_texts; i++)
         t->bytes += (int64_t)embed->texts[i].n_bytes;
     *out = t;
@@ -196,7 +202,8 @@ void cabe_ticket_free(struct cabe_service_ticket *t)
 
     drop_json(t);
     cabe_free(t->own_ids);
-    cabe_free(t->rows);
+    if (!t->rows_lent)
+        cabe_free(t->rows);
     cabe_free(t->block);
     if (t->charged_bytes)
         cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_NETWORK, t->charged_bytes, PLACE);

@@ -19,7 +19,9 @@
 
 struct cabe_analyze_job {
     struct cabe_session *session;
-    struct cabe_encoder *encoder;
+    struct cabe_ledger *ledger;
+    struct cabe_encoder *encoder; /* its headers, where there is a lender */
+    struct cabe_analyze_lender lender;
     struct cabe_analyze_wishes wishes;
     struct cabe_document *document;
     int n_documents;
@@ -86,6 +88,7 @@ enum cabe_status cabe_analyze_open(struct cabe_analyze_job **out, struct cabe_se
         return cabe_fail(err, CABE_ERR_OOM, "analysis");
     }
     job->session = session;
+    job->ledger = session->ledger;
     job->encoder = encoder;
     job->wishes = *wishes;
     if (job->wishes.threshold == 0)
@@ -112,7 +115,7 @@ enum cabe_status cabe_analyze_open(struct cabe_analyze_job **out, struct cabe_se
 
 static void end_run(struct cabe_analyze_job *job)
 {
-    struct cabe_ledger *ledger = job->session->ledger;
+    struct cabe_ledger *ledger = job->ledger;
 
     cabe_index_close(job->index);
     cabe_pages_unmap(job->kept, job->kept_bytes);
@@ -135,6 +138,16 @@ void cabe_analyze_close(struct cabe_analyze_job *job)
         cabe_document_close(&job->document[i]);
     cabe_free(job->document);
     cabe_free(job);
+}
+
+void cabe_analyze_lend(struct cabe_analyze_job *job, const struct cabe_analyze_lender *lender)
+{
+    job->lender = *lender;
+}
+
+void cabe_analyze_charge(struct cabe_analyze_job *job, struct cabe_ledger *ledger)
+{
+    job->ledger = ledger;
 }
 
 const struct cabe_document *cabe_analyze_document(const struct cabe_analyze_job *job, uint32_t number)
@@ -265,6 +278,32 @@ static enum cabe_status measure_report(void *self, const struct cabe_knobs *knob
     return CABE_OK;
 }
 
+/* The lender counts it. */
+static enum cabe_status measure_lent(void *self, const struct cabe_knobs *knobs, struct cabe_fit_bytes *resident,
+                                     struct cabe_fit_bytes *loading, struct cabe_error *err)
+{
+    (void)self;
+    (void)knobs;
+    (void)resident;
+    (void)loading;
+    (void)err;
+    return CABE_OK;
+}
+
+/* The encoder as a component; a lent one has knobs for the time that it takes, and no rungs. */
+static int plan_encoder(struct cabe_analyze_job *job, struct cabe_fit_task *task)
+{
+    int encoder = cabe_encoder_plan(job->encoder, task);
+
+    if (job->lender.embed) {
+        task->component[encoder] = (struct cabe_fit_component){task->component[encoder].name, job, measure_lent};
+        task->n_steps = 0;
+        task->n_segments = 0;
+        task->searched = task->dear = 0;
+    }
+    return encoder;
+}
+
 void cabe_analyze_task(struct cabe_analyze_job *job, struct cabe_fit_task *task)
 {
     int encoder;
@@ -274,7 +313,7 @@ void cabe_analyze_task(struct cabe_analyze_job *job, struct cabe_fit_task *task)
     task->preferred.value[CABE_KNOB_ROWS] = job->wishes.rows >= 0 ? job->wishes.rows : CABE_F32;
     if (job->wishes.rows >= 0)
         task->pinned |= 1u << CABE_KNOB_ROWS;
-    encoder = cabe_encoder_plan(job->encoder, task);
+    encoder = plan_encoder(job, task);
     /* Before weights are made smaller: fewer texts at once, then smaller rows. */
     memmove(task->step + 3, task->step, (size_t)task->n_steps * sizeof *task->step);
     task->step[0] = (struct cabe_fit_step){CABE_KNOB_CHUNK, 32, "fewer sentences at once"};
@@ -306,7 +345,7 @@ static enum cabe_status keep_sentence(void *self, const struct cabe_sentence *se
 static enum cabe_status reserve(struct cabe_analyze_job *job, enum cabe_purpose purpose, uint64_t bytes,
                                 const char *place, void **out, uint64_t *out_bytes, struct cabe_error *err)
 {
-    enum cabe_status status = cabe_ledger_reserve(job->session->ledger, CABE_HOST, purpose, bytes, place, err);
+    enum cabe_status status = cabe_ledger_reserve(job->ledger, CABE_HOST, purpose, bytes, place, err);
 
     if (status != CABE_OK)
         return status;
@@ -316,7 +355,7 @@ static enum cabe_status reserve(struct cabe_analyze_job *job, enum cabe_purpose 
 
 static enum cabe_status read_stage(struct cabe_analyze_job *job, struct cabe_error *err)
 {
-    struct cabe_ledger *ledger = job->session->ledger;
+    struct cabe_ledger *ledger = job->ledger;
     enum cabe_status status = reserve(job, CABE_PURPOSE_DOCUMENTS, sentences_bytes(job), "sentences", &job->kept,
                                       &job->kept_bytes, err);
 
@@ -332,6 +371,27 @@ static enum cabe_status read_stage(struct cabe_analyze_job *job, struct cabe_err
     if (status == CABE_OK && job->n_found != job->n_compared)
         return cabe_fail(err, CABE_ERR_CHANGED, "the documents changed while they were read");
     return status;
+}
+
+static enum cabe_status load_encoder(struct cabe_analyze_job *job, const struct cabe_knobs *knobs, struct cabe_error *err)
+{
+    return job->lender.embed ? job->lender.borrow(job->lender.self, err) : cabe_encoder_load(job->encoder, knobs, err);
+}
+
+static void unload_encoder(struct cabe_analyze_job *job)
+{
+    if (job->lender.embed)
+        job->lender.give_back(job->lender.self);
+    else
+        cabe_encoder_unload(job->encoder);
+}
+
+static enum cabe_status encode(struct cabe_analyze_job *job, const struct chunk *chunk, size_t n, enum cabe_prefix prefix,
+                               uint64_t *n_tokens, struct cabe_error *err)
+{
+    return job->lender.embed
+               ? job->lender.embed(job->lender.self, chunk->text, n, prefix, chunk->rows, n_tokens, err)
+               : cabe_encoder_encode(job->encoder, chunk->text, n, prefix, chunk->rows, n_tokens, err);
 }
 
 static enum cabe_status embed_chunks(struct cabe_analyze_job *job, const struct chunk *chunk, int64_t chunk_n,
@@ -355,7 +415,7 @@ static enum cabe_status embed_chunks(struct cabe_analyze_job *job, const struct 
                                         &chunk->text[i].n_bytes, err);
         }
         if (status == CABE_OK)
-            status = cabe_encoder_encode(job->encoder, chunk->text, n, prefix, chunk->rows, n_tokens, err);
+            status = encode(job, chunk, n, prefix, n_tokens, err);
         if (status == CABE_OK)
             status = cabe_index_add(job->index, chunk->rows, (int64_t)n, err);
         cabe_progress_report(&job->session->progress, "embedding", at + n, job->n_compared, "sentences");
@@ -368,7 +428,7 @@ static enum cabe_status embed_stage(struct cabe_analyze_job *job, const struct c
 {
     struct cabe_index_config config = index_config(job, knobs);
     int64_t n = knobs->value[CABE_KNOB_CHUNK];
-    struct cabe_ledger *ledger = job->session->ledger;
+    struct cabe_ledger *ledger = job->ledger;
     struct cabe_arena arena = {0};
     struct chunk chunk;
     void *block = NULL;
@@ -492,13 +552,13 @@ static enum cabe_status run_stages(struct tracking *t, const struct cabe_knobs *
     if (status != CABE_OK)
         return status;
     begin(t, "model_load");
-    status = cabe_encoder_load(job->encoder, knobs, err);
+    status = load_encoder(job, knobs, err);
     end(t);
     if (status != CABE_OK)
         return status;
     begin(t, "embed");
     status = embed_stage(job, knobs, &result->n_tokens, err);
-    cabe_encoder_unload(job->encoder);
+    unload_encoder(job);
     end(t);
     if (status != CABE_OK || job->n_compared == 0)
         return status;
@@ -526,7 +586,7 @@ static void read_phases(struct tracking *t)
 enum cabe_status cabe_analyze_run(struct cabe_analyze_job *job, const struct cabe_plan *plan,
                                   struct cabe_analyze_result *result, struct cabe_error *err)
 {
-    struct cabe_monitor_config config = {.ledger = job->session->ledger,
+    struct cabe_monitor_config config = {.ledger = job->ledger,
                                          .log = job->session->log,
                                          .limit_bytes = job->session->machine.memory.limit_bytes};
     struct tracking tracking = {.job = job, .plan = plan};

@@ -2,7 +2,7 @@
  * Analysis of documents, in its first form: text, sentences, embeddings, repeated ideas.
  *
  * Stages: "read" (spans of sentences), "embed" (rows of an exact index; the encoder is a component), "compare" (the
- * self-join), "report" (pairs, their kind, and groups). The encoder is unloaded before the join.
+ * self-join), "report" (pairs, their kind, and groups). The encoder is unloaded, or given back, before the join.
  *
  * A pair's kind: "verbatim" when both say the same words; "edited" when most words are the same; "paraphrase" when
  * only the meaning is near. Groups: task/ideas.h.
@@ -71,6 +71,22 @@ CABE_CHECKED enum cabe_status cabe_analyze_open(struct cabe_analyze_job **out, s
                                                 struct cabe_encoder *encoder, const char *const *paths, int n_paths,
                                                 const struct cabe_analyze_wishes *wishes, struct cabe_error *err);
 void cabe_analyze_close(struct cabe_analyze_job *job); /* NULL is fine */
+
+/*
+ * Embeddings by an encoder that belongs to somebody else, who loads it, counts it and lets others use it too: then the
+ * job's own is never loaded, and the plan has what is beside it only. Set before the plan is made.
+ */
+struct cabe_analyze_lender {
+    enum cabe_status (*borrow)(void *self, struct cabe_error *err); /* it is there when this returns, ... */
+    void (*give_back)(void *self);                                  /* ... and until this is called */
+    enum cabe_status (*embed)(void *self, const struct cabe_text *texts, size_t n, enum cabe_prefix prefix, float *rows,
+                              uint64_t *n_tokens, struct cabe_error *err);
+    void *self;
+};
+void cabe_analyze_lend(struct cabe_analyze_job *job, const struct cabe_analyze_lender *lender);
+/* From here on the job reserves in `ledger`: a share of the session's. Not during a run. */
+void cabe_analyze_charge(struct cabe_analyze_job *job, struct cabe_ledger *ledger);
+
 void cabe_analyze_task(struct cabe_analyze_job *job, struct cabe_fit_task *task);
 /* News of a run, on its thread; for who shows phases as they go. NULL takes it back. */
 struct cabe_analyze_watch {

@@ -243,23 +243,27 @@ static void *work(void *arg)
 static void never_over_the_budget(void **state)
 {
     struct cabe_ledger *ledger = open_ledger(BUDGET, NULL);
-    atomic_uint_fast64_t granted = 0;
+    atomic_uint_fast64_t granted = BUDGET / 8, in_share = 0;
+    struct cabe_ledger *share;
     struct worker workers[N_THREADS];
     pthread_t threads[N_THREADS];
     uint64_t n_granted = 0, n_refused = 0;
     struct cabe_ledger_holder top[1];
 
     (void)state;
+    assert_int_equal(cabe_ledger_open_share(&share, ledger, BUDGET / 8, "share", NULL), CABE_OK);
     for (int i = 0; i < N_THREADS; i++) {
-        workers[i] = (struct worker){.ledger = ledger, .granted = &granted, .seed = (unsigned)i + 1};
+        workers[i] = (struct worker){.ledger = i ? ledger : share, .granted = i ? &granted : &in_share, .seed = (unsigned)i + 1};
         assert_int_equal(pthread_create(&threads[i], NULL, work, &workers[i]), 0);
     }
     for (int i = 0; i < N_THREADS; i++) {
         pthread_join(threads[i], NULL);
         assert_int_equal(workers[i].n_wrong, 0);
         n_granted += workers[i].n_granted;
-        n_refused += workers[i].n_refused;
+        n_refused += i ? workers[i].n_refused : 0; /* those of the share are its own */
     }
+    assert_int_equal(read_view(share).n_refused, workers[0].n_refused);
+    cabe_ledger_close(share);
     printf("granted %llu, refused %llu\n", (unsigned long long)n_granted, (unsigned long long)n_refused);
     assert_true(n_granted > 1000 && n_refused > 1000);
     assert_int_equal(read_view(ledger).n_refused, n_refused);
@@ -320,6 +324,73 @@ static struct child hold_in_child(uint64_t bytes)
     close(ready[0]), close(ready[1]), close(go[0]);
     child.go = go[1];
     return child;
+}
+
+static void shares_are_taken_at_once(void **state)
+{
+    struct cabe_ledger *ledger = open_ledger(1000, NULL), *share, *other;
+    struct cabe_ledger_holder top[4];
+    struct cabe_ledger_view view;
+    struct cabe_error err;
+    uint64_t now, high;
+
+    (void)state;
+    reserve(ledger, 0, CABE_PURPOSE_WEIGHTS, 300, "m");
+    assert_int_equal(cabe_ledger_open_share(&share, ledger, 701, "analysis", &err), CABE_ERR_BUDGET);
+    assert_null(share);
+    assert_int_equal(err.missing_bytes, 1);
+    assert_int_equal(cabe_ledger_open_share(&share, ledger, 400, "analysis", &err), CABE_OK);
+    view = read_view(ledger);
+    assert_int_equal(view.device[0].used_bytes, 700);
+    assert_int_equal(view.device[0].purpose_bytes[CABE_PURPOSE_PROMISED], 400);
+
+    /* What it takes stands under its own name, and the sum stays. */
+    reserve(share, 0, CABE_PURPOSE_INDEX, 250, "rows");
+    view = read_view(ledger);
+    assert_int_equal(view.device[0].used_bytes, 700);
+    assert_int_equal(view.device[0].high_bytes, 700);
+    assert_int_equal(view.device[0].purpose_bytes[CABE_PURPOSE_PROMISED], 150);
+    assert_int_equal(view.device[0].purpose_bytes[CABE_PURPOSE_INDEX], 250);
+    assert_int_equal(cabe_ledger_top(ledger, top, 4), 3);
+    assert_string_equal(top[1].place, "rows");
+    assert_string_equal(top[2].place, "analysis");
+    assert_int_equal(read_view(share).device[0].used_bytes, 250);
+    assert_int_equal(cabe_ledger_free_bytes(share, 0), 150);
+    assert_int_equal(cabe_ledger_reserve(share, 0, CABE_PURPOSE_INDEX, 151, "rows", &err), CABE_ERR_BUDGET);
+    assert_int_equal(cabe_ledger_reserve(share, 1, CABE_PURPOSE_INDEX, 1, "rows", &err), CABE_ERR_ARGUMENT);
+    assert_int_equal(cabe_ledger_reserve(ledger, 0, CABE_PURPOSE_KV, 301, "kv", &err), CABE_ERR_BUDGET);
+
+    /* Beside it: what others hold, not what is only promised to them. */
+    assert_int_equal(cabe_ledger_open_share(&other, ledger, 100, "another", &err), CABE_OK);
+    cabe_ledger_beside(share, &now, &high);
+    assert_true(now == 300 && high == 300);
+    reserve(other, 0, CABE_PURPOSE_INDEX, 60, "rows");
+    reserve(ledger, 0, CABE_PURPOSE_KV, 50, "kv");
+    cabe_ledger_release(ledger, 0, CABE_PURPOSE_KV, 50, "kv");
+    cabe_ledger_beside(share, &now, &high);
+    assert_true(now == 360 && high == 410);
+    cabe_ledger_beside(share, &now, &high);
+    assert_int_equal(high, 360);
+    cabe_ledger_beside(other, &now, &high);
+    assert_int_equal(now, 550);
+
+    cabe_ledger_shrink_share(share, 100);
+    assert_int_equal(read_view(ledger).device[0].used_bytes, 700);
+    cabe_ledger_shrink_share(share, 100); /* 50 were not taken */
+    assert_int_equal(read_view(ledger).device[0].used_bytes, 650);
+    cabe_ledger_release(share, 0, CABE_PURPOSE_INDEX, 250, "rows");
+    assert_int_equal(read_view(ledger).device[0].used_bytes, 650);
+    cabe_ledger_release(other, 0, CABE_PURPOSE_INDEX, 60, "rows");
+    cabe_ledger_close(share);
+    assert_int_equal(read_view(ledger).device[0].used_bytes, 400);
+    cabe_ledger_close(other);
+    cabe_ledger_release(ledger, 0, CABE_PURPOSE_WEIGHTS, 300, "m");
+    assert_int_equal(read_view(ledger).device[0].used_bytes, 0);
+    assert_int_equal(cabe_ledger_top(ledger, top, 4), 0);
+    cabe_memory_fail_at(1);
+    assert_int_equal(cabe_ledger_open_share(&share, ledger, 1, "analysis", &err), CABE_ERR_OOM);
+    cabe_memory_fail_at(0);
+    cabe_ledger_close(ledger);
 }
 
 static void other_processes_are_seen(void **state)
@@ -538,6 +609,7 @@ int main(void)
         cmocka_unit_test(refusals_say_what_is_missing),
         cmocka_unit_test(holders_by_place),
         cmocka_unit_test(more_places_than_names),
+        cmocka_unit_test(shares_are_taken_at_once),
         cmocka_unit_test(never_over_the_budget),
         cmocka_unit_test(other_processes_are_seen),
         cmocka_unit_test(slots_of_the_dead_are_taken),

@@ -302,6 +302,131 @@ static void test_refusals(void **state)
     assert_int_equal(close_fixture(&f), 0);
 }
 
+/* ---- borrowed models ---- */
+
+static struct cabe_service_model view_of(struct fixture *f, const char *name)
+{
+    static struct cabe_service_model model;
+
+    assert_int_equal(cabe_service_model(f->service, name, &model, &err), CABE_OK);
+    return model;
+}
+
+static void embed_once(struct fixture *f, struct asked *a, const struct cabe_service_embed *wish)
+{
+    a->n_ended = 0;
+    assert_int_equal(cabe_service_embed(f->service, wish, &a->ticket, NULL, &err), CABE_OK);
+    wait_ended(a);
+}
+
+/* It is loaded once, shared with requests, held while it is borrowed, and free afterwards. */
+static void test_borrowed(void **state)
+{
+    struct cabe_service_config wishes = {.kv = -1, .dtype = -1, .keep_alive_s = 1e-3};
+    struct cabe_text texts[2] = {{"The harbour froze.", 18}, {"Nobody remembered it.", 21}};
+    struct cabe_service_embed wish;
+    struct asked a, b;
+    struct fixture f;
+    float *rows;
+    uint64_t bytes;
+
+    (void)state;
+    begin(&f, enough(), &wishes);
+    assert_int_equal(cabe_service_load_bytes(f.service, EMBEDDER, &bytes, &err), CABE_OK);
+    assert_true(bytes > 0);
+    assert_int_equal(cabe_service_borrow(f.service, EMBEDDER, NULL, &err), CABE_OK);
+    assert_int_equal(cabe_service_load_bytes(f.service, EMBEDDER, &bytes, &err), CABE_OK);
+    assert_int_equal(bytes, 0); /* it is there */
+    assert_int_equal(view_of(&f, EMBEDDER).state, CABE_SERVICE_READY);
+    assert_int_equal(cabe_service_unload(f.service, EMBEDDER, &err), CABE_ERR_BUSY);
+    assert_int_equal(cabe_pool_unload_idle(cabe_service_pool(f.service)), 0);
+
+    asked_init(&a);
+    wish = embed_of(&a, EMBEDDER, texts, 2);
+    embed_once(&f, &a, &wish); /* a request of others */
+    assert_int_equal(a.status, CABE_OK);
+    asked_init(&b);
+    wish = embed_of(&b, EMBEDDER, texts, 2);
+    rows = calloc(2 * (size_t)a.width, sizeof *rows);
+    wish.rows = rows;
+    wish.width = a.width;
+    embed_once(&f, &b, &wish);
+    assert_int_equal(b.status, CABE_OK);
+    assert_memory_equal(rows, a.rows, 2 * (size_t)a.width * sizeof *rows);
+    wish.width = a.width + 1; /* another model came in its place */
+    b.n_rows = 0;
+    embed_once(&f, &b, &wish);
+    assert_int_equal(b.status, CABE_ERR_CHANGED);
+
+    for (int i = 0; i < 200 && view_of(&f, EMBEDDER).state == CABE_SERVICE_READY; i++)
+        nanosleep(&(struct timespec){0, 1000000}, NULL); /* longer than it is kept alive */
+    assert_int_equal(view_of(&f, EMBEDDER).n_loads, 1);
+    assert_int_equal(cabe_service_borrow(f.service, EMBEDDER, NULL, &err), CABE_OK); /* by a second one */
+    cabe_service_give_back(f.service, EMBEDDER);
+    assert_int_equal(cabe_service_unload(f.service, EMBEDDER, &err), CABE_ERR_BUSY);
+    cabe_service_give_back(f.service, EMBEDDER);
+    for (int i = 0; i < 5000 && view_of(&f, EMBEDDER).state != CABE_SERVICE_ABSENT; i++)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    assert_int_equal(view_of(&f, EMBEDDER).state, CABE_SERVICE_ABSENT);
+    free(rows);
+    asked_clear(&a);
+    asked_clear(&b);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
+static void test_not_to_be_borrowed(void **state)
+{
+    struct cabe_cancel cancel = {.wanted = 1};
+    struct fixture f;
+
+    (void)state;
+    begin(&f, enough(), NULL);
+    assert_int_equal(cabe_service_borrow(f.service, "no-such-model", NULL, &err), CABE_ERR_NOT_FOUND);
+    assert_int_equal(cabe_service_borrow(f.service, WRITER, NULL, &err), CABE_ERR_UNSUPPORTED);
+    assert_int_equal(cabe_service_borrow(f.service, EMBEDDER, &cancel, &err), CABE_ERR_CANCELLED);
+    for (int i = 0; i < 5000 && cabe_service_unload(f.service, WRITER, NULL) == CABE_ERR_BUSY; i++)
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    assert_int_equal(view_of(&f, WRITER).state, CABE_SERVICE_ABSENT);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
+/* Where a load waits for its room it is given up between two runs; the borrower's next one brings it back. */
+static void test_borrowed_and_wanted(void **state)
+{
+    struct cabe_service_config wishes = {.kv = -1, .dtype = -1, .context = 64, .n_seqs = 1};
+    struct cabe_text text = {"The harbour froze.", 18};
+    uint64_t free_bytes, writer_bytes, taken_bytes;
+    struct cabe_service_ask ask_one;
+    struct cabe_service_embed wish;
+    struct asked a, b;
+    struct fixture f;
+
+    (void)state;
+    begin(&f, enough(), &wishes);
+    assert_int_equal(cabe_service_load_bytes(f.service, WRITER, &writer_bytes, &err), CABE_OK);
+    assert_int_equal(cabe_service_borrow(f.service, EMBEDDER, NULL, &err), CABE_OK);
+    free_bytes = cabe_ledger_free_bytes(f.session->ledger, 0);
+    taken_bytes = free_bytes - (writer_bytes - view_of(&f, EMBEDDER).bytes / 4);
+    assert_true(taken_bytes < free_bytes);
+    assert_int_equal(cabe_ledger_reserve(f.session->ledger, 0, CABE_PURPOSE_KV, taken_bytes, "others", &err), CABE_OK);
+    asked_init(&a);
+    ask_one = prompt_of(&a, WRITER, "The", 4);
+    assert_int_equal(cabe_service_ask(f.service, &ask_one, &a.ticket, NULL, &err), CABE_OK);
+    wait_ended(&a);
+    assert_int_equal(a.status, CABE_OK);
+    assert_int_equal(view_of(&f, EMBEDDER).state, CABE_SERVICE_ABSENT);
+    asked_init(&b);
+    wish = embed_of(&b, EMBEDDER, &text, 1);
+    embed_once(&f, &b, &wish);
+    assert_int_equal(b.status, CABE_OK);
+    assert_int_equal(view_of(&f, EMBEDDER).n_loads, 2);
+    cabe_service_give_back(f.service, EMBEDDER);
+    cabe_ledger_release(f.session->ledger, 0, CABE_PURPOSE_KV, taken_bytes, "others");
+    asked_clear(&a);
+    asked_clear(&b);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -310,6 +435,9 @@ int main(void)
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_borrowed),
+        cmocka_unit_test(test_not_to_be_borrowed),
+        cmocka_unit_test(test_borrowed_and_wanted),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -128,6 +128,98 @@ static void a_file_that_changes_between_count_and_read_is_noticed(void **state)
     }
 }
 
+/* ---- an encoder that is lent, and a share ---- */
+
+struct lender {
+    struct cabe_encoder *encoder;
+    int n_borrowed, n_given_back, n_texts, fails;
+};
+
+static enum cabe_status lend(void *self, struct cabe_error *error)
+{
+    struct lender *l = self;
+    struct cabe_fit_task task = {0};
+
+    l->n_borrowed++;
+    cabe_encoder_plan(l->encoder, &task);
+    return l->fails ? cabe_fail(error, CABE_ERR_BUSY, "not now") : cabe_encoder_load(l->encoder, &task.preferred, error);
+}
+
+static void take_back(void *self)
+{
+    struct lender *l = self;
+
+    l->n_given_back++;
+    cabe_encoder_unload(l->encoder);
+}
+
+static enum cabe_status embed_for(void *self, const struct cabe_text *texts, size_t n, enum cabe_prefix prefix, float *rows,
+                                  uint64_t *n_tokens, struct cabe_error *error)
+{
+    struct lender *l = self;
+
+    l->n_texts += (int)n;
+    return cabe_encoder_encode(l->encoder, texts, n, prefix, rows, n_tokens, error);
+}
+
+/* It finds the same; its plan has what is beside the encoder, all of that from a share, and not a byte more. */
+static void an_encoder_may_be_lent(void **state)
+{
+    struct cabe_analyze_wishes wishes = {.rows = -1, .threshold = 0.99f};
+    struct cabe_analyze_result result;
+    struct cabe_encoder_wishes encoder_wishes = {-1, -1, 64};
+    const char *paths[] = {text_path};
+    struct cabe_analyze_job *job;
+    struct cabe_ledger *share;
+    struct cabe_ledger_view view;
+    static struct cabe_plan plan;
+    struct cabe_fit_task task;
+    struct lender l = {0};
+    struct cabe_analyze_lender lender = {lend, take_back, embed_for, &l};
+    struct world w = {0};
+    uint64_t bytes;
+
+    (void)state;
+    put(text);
+    assert_int_equal(begin(&w, cache, &err), CABE_OK);
+    assert_int_equal(cabe_encoder_find(&l.encoder, w.session, MODEL, &encoder_wishes, &err), CABE_OK);
+    assert_int_equal(cabe_analyze_open(&job, w.session, w.encoder, paths, 1, &wishes, &err), CABE_OK);
+    cabe_analyze_lend(job, &lender);
+    cabe_analyze_task(job, &task);
+    assert_int_equal(cabe_session_plan(w.session, &plan, &task, &err), CABE_OK);
+    assert_non_null(cabe_plan_phase_find(&plan, "model_load"));
+    for (int i = 0; i < plan.n_phases; i++)
+        assert_int_equal(plan.phase[i].bytes.bytes[CABE_HOST][CABE_PURPOSE_WEIGHTS], 0);
+    bytes = plan.peak_bytes[CABE_HOST] - w.session->process_bytes;
+
+    for (int round = 0; round < 3; round++) { /* one page too few; a lender that has nothing; as planned */
+        int fits = round > 0, lends = round > 1;
+
+        assert_int_equal(cabe_ledger_open_share(&share, w.session->ledger, bytes - (fits ? 0 : 4096), "analysis", &err),
+                         CABE_OK);
+        cabe_analyze_charge(job, share);
+        l.fails = fits && !lends;
+        assert_int_equal(cabe_analyze_run(job, &plan, &result, &err), !fits    ? CABE_ERR_BUDGET
+                                                                        : lends ? CABE_OK
+                                                                                : CABE_ERR_BUSY);
+        cabe_ledger_read(share, &view);
+        if (!lends) {
+            assert_int_equal(view.device[0].used_bytes, 0);
+            cabe_ledger_close(share);
+        }
+    }
+    assert_true(view.device[0].high_bytes <= bytes);
+    assert_int_equal(l.n_borrowed, 3);
+    assert_int_equal(l.n_given_back, 2);
+    assert_int_equal(l.n_texts, 3); /* the first round ends before */
+    assert_int_equal(result.n_groups, 1);
+    assert_int_equal(result.pair[0].echo, CABE_ECHO_VERBATIM);
+    cabe_analyze_close(job);
+    cabe_ledger_close(share);
+    cabe_encoder_close(l.encoder);
+    end(&w);
+}
+
 static void a_stop_ends_it(void **state)
 {
     struct cabe_analyze_result result;
@@ -256,6 +348,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_repeated_is_found),
         cmocka_unit_test(a_file_that_changes_between_count_and_read_is_noticed),
+        cmocka_unit_test(an_encoder_may_be_lent),
         cmocka_unit_test(a_stop_ends_it),
         cmocka_unit_test(search_finds_and_notices_changes),
         cmocka_unit_test(every_allocation_may_fail),

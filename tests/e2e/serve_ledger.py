@@ -1,0 +1,193 @@
+"""Memory that a server promises. usage: serve_ledger.py PROGRAM EMBEDDER STATIC (both NAME=PATH)"""
+import contextlib
+import json
+import os
+import pathlib
+import random
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+
+PROGRAM, EMBEDDER, STATIC = sys.argv[1:4]
+NAME, STATIC_NAME = EMBEDDER.split("=")[0], STATIC.split("=")[0]
+MIB = 1 << 20
+failures = []
+
+
+def check(what, good):
+    if not good:
+        failures.append(what)
+        print("serve_ledger:", what)
+
+
+class Server:
+    def __init__(self, *arguments, home=None):
+        self.home = home or tempfile.mkdtemp(prefix="cabe-serve-ledger-")
+        self.process = subprocess.Popen([PROGRAM, "serve", *arguments, "--port", "0"], env=dict(os.environ),
+                                        stdout=subprocess.PIPE, stderr=open(self.home + "/err", "w"), text=True)
+        self.url = self.process.stdout.readline().split()[-1]
+
+    def ask(self, path, body=None, data=None, headers=None):
+        data = json.dumps(body).encode() if body is not None else data
+        request = urllib.request.Request(self.url + path, data=data, headers=headers or {})
+        try:
+            with urllib.request.urlopen(request, timeout=600) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def until_ready(self):
+        for _ in range(600):
+            with contextlib.suppress(OSError):
+                if self.ask("/ready")[0] == 200:
+                    return
+            time.sleep(0.1)
+        sys.exit("never ready: " + pathlib.Path(self.home + "/err").read_text()[-2000:])
+
+    def analyze(self, text, **wishes):
+        """All events of an analysis, in order, with the time at which each came."""
+        query = "&".join(f"{k}={v}" for k, v in {"model": NAME, "stream": "true", **wishes}.items())
+        request = urllib.request.Request(f"{self.url}/v1/analyze?{query}", data=text.encode(),
+                                         headers={"Content-Type": "text/plain"})
+        events, event = [], None
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            for line in answer:
+                line = line.decode().rstrip("\n")
+                if line.startswith("event: "):
+                    event = line[7:]
+                elif line.startswith("data: ") and event:
+                    events.append((event, json.loads(line[6:]), time.time()))
+        return events
+
+    def purposes(self):
+        """Of the host, as of now."""
+        device = json.loads(self.ask("/v1/state")[1])["memory"]["devices"][0]
+        return dict(device["purposes"], reserved=device["used_bytes"])
+
+    def close(self):
+        self.process.terminate()
+        return self.process.wait(60)
+
+
+def words(n_sentences, seed):
+    random.seed(seed)
+    some = "harbour lamp winter letter engine garden market river captain window silver night story bread".split()
+    return "\n".join(" ".join(random.choice(some) for _ in range(8)).capitalize() + "." for _ in range(n_sentences))
+
+
+def shared_encoder():
+    """One load for requests and analyses; each phase within what was predicted; the ledger as before afterwards."""
+    server = Server(EMBEDDER, "--memory", "256M")
+    server.until_ready()
+    server.ask("/v1/embeddings", {"model": NAME, "input": ["one"]})
+    server.analyze(words(50, 1))  # warm
+    time.sleep(1.2)
+    before = server.purposes()
+    stop, refused = threading.Event(), []
+
+    def embed():
+        while not stop.is_set():
+            status, body = server.ask("/v1/embeddings", {"model": NAME, "input": [words(1, k) for k in range(8)]})
+            if status != 200:
+                refused.append(body)
+
+    thread = threading.Thread(target=embed)
+    thread.start()
+    peaks = []
+
+    def watch():
+        while not stop.is_set():
+            peaks.append(server.purposes())
+            time.sleep(0.02)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    events = server.analyze(words(900, 2))
+    stop.set()
+    thread.join()
+    watcher.join()
+    check(f"requests beside an analysis were refused: {refused[:1]}", not refused)
+    end = events[-1]
+    check(f"the analysis ended {end}", end[0] == "end" and end[1]["state"] == "done")
+    phases = [data for name, data, _ in events if name == "phase"]
+    check(f"phases {[p['name'] for p in phases]}",
+          [p["name"] for p in phases] == ["read", "model_load", "embed", "compare", "report"])
+    for phase in phases:
+        over = phase["predicted_peak_bytes"] - phase["measured_peak_bytes"]
+        print(f"serve_ledger: {phase['name']}: predicted {phase['predicted_peak_bytes'] / MIB:.1f} MiB, measured "
+              f"{phase['measured_peak_bytes'] / MIB:.1f}")
+        check(f"{phase['name']}: measured {-over} bytes over what was predicted", over >= 0)
+    check("the analysis promised nothing before it took it", any(p.get("promised", 0) > 0 for p in peaks))
+    loads = next(int(float(line.split()[1])) for line in server.ask("/metrics")[1].splitlines()
+                 if line.startswith("cabe_pool_loads_total"))
+    check(f"the encoder was loaded {loads} times", loads == 1)
+    weights = max(p["weights"] for p in peaks)
+    check(f"weights {weights} while it ran, {before['weights']} before", weights == before["weights"])
+    time.sleep(1.2)
+    after = server.purposes()
+    check(f"promised {after.get('promised')} at the end", after.get("promised", 0) == 0)
+    for purpose in ("documents", "index", "activations", "weights"):
+        check(f"{purpose}: {before.get(purpose)} before, {after.get(purpose)} after",
+              before.get(purpose) == after.get(purpose))
+    check("the server's end", server.close() == 0)
+
+
+def never_fits():
+    """Refused before anything begins, with figures, and the server lives on."""
+    server = Server(EMBEDDER, "--memory", "128M", "--slot-wait", "20")
+    server.until_ready()
+    begun = time.time()
+    events = server.analyze(words(60000, 3))
+    end = events[-1][1]
+    text = (end.get("error") or {}).get("message", "")
+    check(f"an analysis that can never fit: {end}", end["state"] == "failed")
+    check(f"no figures in '{text}'", "bytes" in text and any(c.isdigit() for c in text))
+    check(f"it took {time.time() - begun:.1f} s", time.time() - begun < 15)
+    check(f"phases were begun: {[e[0] for e in events]}", not [e for e in events if e[0] in ("phase", "plan")])
+    print(f"serve_ledger: refused after {time.time() - begun:.2f} s: {text[:160]}")
+    check("the server lives", server.ask("/health")[0] == 200)
+    check("the server's end", server.close() == 0)
+
+
+def waits():
+    """Two of which one fits at a time: the second says what it waits for, and both are done."""
+    server = Server(STATIC, "--memory", "1G")
+    server.until_ready()
+    wishes = {"model": STATIC_NAME, "rows": "int8", "threshold": "0.99"}
+    text = words(12000, 4)
+    own = max(data["own_bytes"] for name, data, _ in server.analyze(text, **wishes) if name == "phase")
+    used = server.purposes()["reserved"]
+    server.close()
+    server = Server(STATIC, "--memory", str(int(used + 1.4 * own)), "--heavy-slots", "2", "--slot-wait", "100")
+    server.until_ready()
+    results = [None, None]
+
+    def analyze(i):
+        results[i] = server.analyze(text, **wishes)
+
+    threads = [threading.Thread(target=analyze, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    check(f"both are done: {[r[-1][1].get('error') for r in results]}", all(r[-1][1]["state"] == "done" for r in results))
+    waited = [[e for e in r if e[0] == "progress" and e[1]["what"] == "waiting for memory"] for r in results]
+    print(f"serve_ledger: of {own / MIB:.1f} MiB each, {len(waited[0])} and {len(waited[1])} times waiting for memory was told")
+    check("none waited, or both", (not waited[0]) != (not waited[1]))
+    check("what is missing is told", all(e[1]["total"] > 0 for w in waited for e in w))
+    check("promised at the end", server.purposes()["promised"] == 0)
+    check("the server's end", server.close() == 0)
+
+
+def main():
+    shared_encoder()
+    waits()
+    never_fits()
+    return 1 if failures else 0
+
+
+sys.exit(main())
