@@ -61,7 +61,7 @@ INLINE void i8_rows(const uint8_t *records, uint64_t record_bytes, const uint8_t
 }
 
 enum quants { Q8, NIBBLES, NIBBLES_PACKED, SIX, SIX_PACKED };
-enum scales { F16, F16_LEAST, F32_LEAST, F32_HALVES };
+enum scales { F16, F16_LEAST, F32_LEAST, F32_HALVES, BYTES_LEAST };
 
 /*
  * What an unpacked chunk of a panel is: a byte for each quant, [inputs/4][16][4]; then, for each block,
@@ -192,24 +192,38 @@ INLINE void nibble_block(const uint8_t *const row[ROWS], const uint8_t *meta, ui
     }
 }
 
-INLINE void block_scales(const uint8_t *at, __m256 scale[2], __m256 least[2], const enum scales scales)
+INLINE __m256 eight_bytes(const uint8_t *at)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)at)));
+}
+
+/* `super` (of BYTES_LEAST): d of both halves of the panel, then - dmin. */
+INLINE void block_scales(const uint8_t *at, const __m256 super[4], __m256 scale[2], __m256 least[2],
+                         const enum scales scales)
 {
 #pragma GCC unroll 2
     for (int half = 0; half < 2; half++) {
         if (scales == F16 || scales == F16_LEAST)
             scale[half] = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(at + half * 16)));
+        else if (scales == BYTES_LEAST)
+            scale[half] = _mm256_mul_ps(eight_bytes(at + half * 8), super[half]);
         else
             scale[half] = _mm256_load_ps((const float *)(const void *)(at + half * 32));
         if (scales == F16_LEAST)
             least[half] = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(at + 32 + half * 16)));
         if (scales == F32_LEAST)
             least[half] = _mm256_load_ps((const float *)(const void *)(at + 64 + half * 32));
+        if (scales == BYTES_LEAST)
+            least[half] = _mm256_mul_ps(eight_bytes(at + 128 + half * 8), super[2 + half]);
     }
 }
 
-/* Blocks of 32 of m rows. For SIX_PACKED, `scales` are f16 of the super-block and `halves` its signed bytes. */
-INLINE void rows_of(const struct blocks *p, const uint8_t *halves, float *acc, const int m, const enum quants quants,
-                    const enum scales scales, const int offset)
+/*
+ * Blocks of 32 of m rows. For SIX_PACKED, `scales` are f16 of the super-block and `halves` its signed bytes; `super` is
+ * for block_scales().
+ */
+INLINE void rows_of(const struct blocks *p, const uint8_t *halves, const __m256 super[4], float *acc, const int m,
+                    const enum quants quants, const enum scales scales, const int offset)
 {
     const uint8_t *row[ROWS], *meta = p->meta, *w = p->w, *at = p->scales;
     const int64_t whole = quants == Q8 ? 544 : quants == SIX_PACKED ? 420 : scales == F16_LEAST ? 320 : 288;
@@ -235,7 +249,7 @@ INLINE void rows_of(const struct blocks *p, const uint8_t *halves, float *acc, c
                       quants == SIX_PACKED);
         else
             nibble_block(row, meta, p->record_bytes, w, sum, m, quants == NIBBLES_PACKED, offset);
-        block_scales(at, scale, least, scales);
+        block_scales(at, super, scale, least, scales);
 #pragma GCC unroll 4
         for (int r = 0; r < m; r++) {
             const struct cabe_matmul_meta *of_row = (const void *)(meta + (uint64_t)r * p->record_bytes);
@@ -244,7 +258,7 @@ INLINE void rows_of(const struct blocks *p, const uint8_t *halves, float *acc, c
             for (int half = 0; half < 2; half++) {
                 float *to = acc + r * 16 + half * 8;
 
-                if (scales == F16_LEAST || scales == F32_LEAST)
+                if (scales == F16_LEAST || scales == F32_LEAST || scales == BYTES_LEAST)
                     add_block_least(sum[r * 2 + half], of_row, scale[half], least[half], to, first);
                 else
                     add_block(sum[r * 2 + half], of_row->scale, scale[half], to, first);
@@ -257,12 +271,11 @@ INLINE void rows_of(const struct blocks *p, const uint8_t *halves, float *acc, c
     }
 }
 
-/* Scales and minimums of a super-block of Q4_K as floats, [8][2][16]. */
-INLINE void scales_q4_k(const uint8_t *super, float *out)
+/* A super-block of Q4_K: its scales and minimums as bytes, [2][8][16], and d and - dmin as block_scales() wants them. */
+INLINE void scales_q4_k(const uint8_t *at, uint8_t bytes[2][128], __m256 super[4])
 {
     const __m256i six = _mm256_set1_epi8(63), four = _mm256_set1_epi8(15), two = _mm256_set1_epi8(0x30);
-    const uint8_t *in = super + 64;
-    uint8_t bytes[2][128] __attribute__((aligned(32)));
+    const uint8_t *in = at + 64;
 
 #pragma GCC unroll 2
     for (int pair = 0; pair < 2; pair++) { /* 32 bytes are two blocks */
@@ -277,21 +290,30 @@ INLINE void scales_q4_k(const uint8_t *super, float *out)
                            _mm256_or_si256(_mm256_and_si256(low, four), s_top));
         _mm256_store_si256((__m256i *)(void *)(bytes[1] + 64 + pair * 32), _mm256_or_si256(m_low, m_top));
     }
-#pragma GCC unroll 2
-    for (int which = 0; which < 2; which++)
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            __m256 d = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(super + which * 32 + half * 16)));
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        super[i] = _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(at + i * 16)));
+        if (i >= 2)
+            super[i] = _mm256_xor_ps(_mm256_set1_ps(-0.0f), super[i]);
+    }
+}
 
-            if (which)
-                d = _mm256_xor_ps(_mm256_set1_ps(-0.0f), d);
-            for (int b = 0; b < 8; b++) {
-                __m128i eight = _mm_loadl_epi64((const __m128i *)(const void *)(bytes[which] + b * 16 + half * 8));
+/* The same as floats, [8][2][16], for panels that many rows read. */
+static void float_scales_q4_k(const uint8_t *at, float *out)
+{
+    uint8_t bytes[2][128] __attribute__((aligned(32)));
+    __m256 super[4];
 
-                _mm256_store_ps(out + (b * 2 + which) * 16 + half * 8,
-                                _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(eight)), d));
-            }
-        }
+    scales_q4_k(at, bytes, super);
+    for (int b = 0; b < 8; b++, out += 32) {
+        __m256 scale[2], least[2];
+
+        block_scales(bytes[0] + b * 16, super, scale, least, BYTES_LEAST);
+        _mm256_store_ps(out, scale[0]);
+        _mm256_store_ps(out + 8, scale[1]);
+        _mm256_store_ps(out + 16, least[0]);
+        _mm256_store_ps(out + 24, least[1]);
+    }
 }
 
 /* K-quants as the panel holds them, a super-block at a time. */
@@ -300,24 +322,25 @@ INLINE void supers(struct blocks p, enum cabe_dtype dtype, const uint8_t *panel,
 {
     const uint8_t *super = panel + cabe_panel_quants(dtype, k) +
                            begin / 256 * (dtype == CABE_Q4_K ? CABE_Q4_K_SUPER : CABE_Q6_K_SUPER);
-    float scales[8 * 2 * 16] __attribute__((aligned(64)));
+    uint8_t bytes[2][128] __attribute__((aligned(32)));
+    __m256 of_super[4];
 
     p.n = 8;
     for (int64_t i = begin; i < end; i += 256) {
         if (dtype == CABE_Q4_K) {
-            scales_q4_k(super, scales);
+            scales_q4_k(super, bytes, of_super);
             p.w = super + CABE_Q4_K_QUANTS;
             p.w_bytes = 256;
-            p.scales = (const uint8_t *)scales;
-            p.scale_bytes = SCALES_Q4_K;
-            rows_of(&p, NULL, acc, m, NIBBLES_PACKED, F32_LEAST, 0);
+            p.scales = bytes[0];
+            p.scale_bytes = CABE_PANEL;
+            rows_of(&p, NULL, of_super, acc, m, NIBBLES_PACKED, BYTES_LEAST, 0);
             super += CABE_Q4_K_SUPER;
         } else {
             p.w = super + CABE_Q6_K_QUANTS;
             p.w_bytes = CABE_Q6_K_BLOCK;
             p.scales = panel + i / 256 * 32;
             p.scale_bytes = 0;
-            rows_of(&p, super, acc, m, SIX_PACKED, F16, 0);
+            rows_of(&p, super, NULL, acc, m, SIX_PACKED, F16, 0);
             super += CABE_Q6_K_SUPER;
         }
         p.records += 256;
@@ -352,21 +375,21 @@ INLINE void some_rows(enum cabe_dtype dtype, const uint8_t *records, const uint8
     case CABE_Q8_0:
         p.w = quants + begin * 16;
         p.w_bytes = 512;
-        rows_of(&p, NULL, acc, m, Q8, F16, 0);
+        rows_of(&p, NULL, NULL, acc, m, Q8, F16, 0);
         return;
     case CABE_Q4_0:
         if (unpacked)
-            rows_of(&p, NULL, acc, m, NIBBLES, F16, 1);
+            rows_of(&p, NULL, NULL, acc, m, NIBBLES, F16, 1);
         else
-            rows_of(&p, NULL, acc, m, NIBBLES_PACKED, F16, 1);
+            rows_of(&p, NULL, NULL, acc, m, NIBBLES_PACKED, F16, 1);
         return;
     case CABE_Q4_1:
         p.scales = panel + begin * 2;
         p.scale_bytes = 64;
         if (unpacked)
-            rows_of(&p, NULL, acc, m, NIBBLES, F16_LEAST, 0);
+            rows_of(&p, NULL, NULL, acc, m, NIBBLES, F16_LEAST, 0);
         else
-            rows_of(&p, NULL, acc, m, NIBBLES_PACKED, F16_LEAST, 0);
+            rows_of(&p, NULL, NULL, acc, m, NIBBLES_PACKED, F16_LEAST, 0);
         return;
     default:
         p.scales = unpacked + (end - begin) * CABE_PANEL;
@@ -374,9 +397,9 @@ INLINE void some_rows(enum cabe_dtype dtype, const uint8_t *records, const uint8
         if (!unpacked)
             supers(p, dtype, panel, k, begin, end, acc, m);
         else if (dtype == CABE_Q4_K)
-            rows_of(&p, NULL, acc, m, NIBBLES, F32_LEAST, 0);
+            rows_of(&p, NULL, NULL, acc, m, NIBBLES, F32_LEAST, 0);
         else
-            rows_of(&p, NULL, acc, m, SIX, F32_HALVES, 0);
+            rows_of(&p, NULL, NULL, acc, m, SIX, F32_HALVES, 0);
     }
 }
 
@@ -457,7 +480,7 @@ static void unpack(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64
             super = quants + b / 8 * CABE_Q4_K_SUPER;
             unpack_nibbles(super + CABE_Q4_K_QUANTS + b % 8 * 256, out);
             if (b % 8 == 0)
-                scales_q4_k(super, (float *)(void *)(scales + (b - begin / 32) * SCALES_Q4_K));
+                float_scales_q4_k(super, (float *)(void *)(scales + (b - begin / 32) * SCALES_Q4_K));
             break;
         case CABE_Q6_K:
             unpack_q6_k(panel, quants + b / 8 * CABE_Q6_K_SUPER, b, out, scales + (b - begin / 32) * SCALES_Q6_K);
