@@ -104,6 +104,8 @@ static void finish_reading(struct decoding_host *h)
 static void read_here(struct decoding_host *h, struct cabe_service_ticket *t)
 {
     cabe_ticket_read(t, h->loaded, &h->work);
+    if (t->read_status == CABE_ERR_LIMIT && t->renders_much)
+        return; /* still to be read, not here */
     t->phase = CABE_TICKET_READY;
     t->ready_ns = cabe_clock_ns();
     pthread_mutex_lock(&h->entry->service->lock);
@@ -116,9 +118,10 @@ static void begin_reading(struct decoding_host *h, struct cabe_service_ticket *t
     pthread_attr_t attributes;
     int failed;
 
-    if (t->ask.n_ids || t->bytes <= READ_AT_ONCE_BYTES) {
+    if (t->ask.n_ids || (t->bytes <= READ_AT_ONCE_BYTES && !t->renders_much)) {
         read_here(h, t);
-        return;
+        if (t->phase == CABE_TICKET_READY)
+            return;
     }
     if (h->reading)
         return;

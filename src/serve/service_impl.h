@@ -29,6 +29,7 @@
 #define CABE_RATE_STARTS 32
 #define CABE_RATE_SECONDS 8
 #define CABE_POOL_PATIENCE_NS UINT64_C(30000000000) /* a load waits so long for models in use */
+#define CABE_RENDERS_MAX 2
 #define CABE_EMBED_ROWS 256 /* texts of one run */
 #define CABE_EMBED_REQUESTS 20
 #define CABE_EMBED_BYTES (16u << 10) /* of texts of one run, or one text */
@@ -63,6 +64,7 @@ struct cabe_service_ticket {
     int started;      /* n_running counts it */
 
     /* the prompt */
+    int renders_much; /* its template wants more than is granted to each: on a thread of its own */
     int32_t *own_ids;
     const int32_t *prompt; /* these, or the request's */
     size_t n_prompt;
@@ -186,6 +188,7 @@ struct cabe_service {
     int n_entries, n_hosts;
     int draining, closing;
     int64_t n_tickets; /* admitted and not ended */
+    int n_renders;     /* of templates, that need much; at most CABE_RENDERS_MAX */
     struct cabe_pace pace;
     struct cabe_service_stats stats; /* the counters of it */
     void (*event)(void *self, enum cabe_service_event event, const char *model, double seconds);
@@ -259,7 +262,7 @@ struct cabe_reading { /* working memory, reused */
     struct cabe_encoding encoding;
 };
 void cabe_reading_clear(struct cabe_reading *reading);
-/* Makes tokens of a ticket's prompt; the result is in the ticket. */
+/* Makes tokens of a ticket's prompt; the result is in the ticket. CABE_ERR_LIMIT and renders_much: read it as a long one. */
 void cabe_ticket_read(struct cabe_service_ticket *ticket, const struct cabe_loaded *loaded, struct cabe_reading *reading);
 /* The same for a long one, whose working memory the ledger must have room for. */
 void cabe_ticket_read_long(struct cabe_service_ticket *ticket, const struct cabe_loaded *loaded);

@@ -302,6 +302,102 @@ static void test_refusals(void **state)
     assert_int_equal(close_fixture(&f), 0);
 }
 
+/* ---- templates that take much ---- */
+
+/* "small", "much" and "monster": 2^(n + 5) bytes at least. */
+#define GROWS(n) "{% set ns = namespace(s='xxxxxxxxxxxxxxxx') %}{% for i in range(" n ") %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"
+static const char greedy[] = "{% if messages[0].content == 'much' %}" GROWS("17") "{% elif messages[0].content == 'monster' %}" GROWS(
+    "30") "{% endif %}{{ messages[0].content }}";
+
+/* The writer with this template as its first field; what follows is moved by whole units of alignment. */
+static void add_greedy(struct fixture *f)
+{
+    static const char key[] = "tokenizer.chat_template";
+    char from[512], to[600], text[sizeof greedy + 64];
+    uint64_t n_key = sizeof key - 1, n_text = sizeof greedy - 1, n_fields;
+    uint32_t type = 8; /* a string */
+    static char rest[1 << 20];
+    unsigned char head[24];
+    FILE *in, *out;
+    size_t n;
+
+    memcpy(text, greedy, n_text);
+    while ((8 + n_key + 4 + 8 + n_text) % 32 != 0)
+        text[n_text++] = ' ';
+    golden_path(from, WRITER);
+    snprintf(to, sizeof to, "%s/greedy.gguf", f->root);
+    in = fopen(from, "rb");
+    out = fopen(to, "wb");
+    assert_true(in && out && fread(head, 1, sizeof head, in) == sizeof head);
+    memcpy(&n_fields, head + 16, 8);
+    n_fields++;
+    memcpy(head + 16, &n_fields, 8);
+    fwrite(head, 1, sizeof head, out);
+    fwrite(&n_key, 1, 8, out);
+    fwrite(key, 1, n_key, out);
+    fwrite(&type, 1, 4, out);
+    fwrite(&n_text, 1, 8, out);
+    fwrite(text, 1, n_text, out);
+    while ((n = fread(rest, 1, sizeof rest, in)) > 0)
+        fwrite(rest, 1, n, out);
+    assert_int_equal(fclose(out), 0);
+    fclose(in);
+    assert_int_equal(cabe_service_add(f->service, "greedy", to, &err), CABE_OK);
+}
+
+static void say(struct fixture *f, const char *what, enum cabe_status wanted, const char *words)
+{
+    json_t *messages = json_pack("[{s:s, s:s}]", "role", "user", "content", what);
+    struct cabe_service_ask wish;
+    struct asked a;
+
+    asked_init(&a);
+    wish = prompt_of(&a, "greedy", NULL, 2);
+    wish.messages = messages;
+    ask(f, &a, &wish);
+    wait_ended(&a);
+    if (a.status != wanted || (words && !strstr(a.err.text, words)))
+        fail_msg("'%s': %s: %s", what, cabe_status_name(a.status), a.err.text);
+    asked_clear(&a);
+    json_decref(messages);
+}
+
+/* Each render is on the ledger with all that it may take; what the ledger has not is refused in words. */
+static void test_greedy_templates(void **state)
+{
+    struct cabe_service_config wishes = {.kv = -1, .dtype = -1, .context = 64, .n_seqs = 1};
+    struct cabe_ledger_view view;
+    struct cabe_ledger *ledger;
+    struct fixture f;
+    uint64_t rest;
+
+    (void)state;
+    begin(&f, enough(), &wishes);
+    ledger = f.session->ledger;
+    add_greedy(&f);
+    say(&f, "small", CABE_OK, NULL);
+    cabe_ledger_mark(ledger);
+    say(&f, "small", CABE_OK, NULL);
+    cabe_ledger_read(ledger, &view);
+    assert_in_range(view.device[0].purpose_high_bytes[CABE_PURPOSE_STAGING], 100u << 10, 1u << 20);
+    say(&f, "much", CABE_OK, NULL);
+    cabe_ledger_read(ledger, &view);
+    assert_in_range(view.device[0].purpose_high_bytes[CABE_PURPOSE_STAGING], 64u << 20, 96u << 20);
+    say(&f, "monster", CABE_ERR_ARGUMENT, "needs more than");
+
+    rest = cabe_ledger_free_bytes(ledger, 0) - (4u << 20);
+    assert_int_equal(cabe_ledger_reserve(ledger, 0, CABE_PURPOSE_KV, rest, "others", &err), CABE_OK);
+    say(&f, "small", CABE_OK, NULL);
+    say(&f, "much", CABE_ERR_BUSY, "the budget has no more than");
+    assert_int_equal(cabe_ledger_reserve(ledger, 0, CABE_PURPOSE_KV, (4u << 20) - 65536, "others", &err), CABE_OK);
+    say(&f, "small", CABE_ERR_BUSY, "no memory to render the chat template now");
+    cabe_ledger_release(ledger, 0, CABE_PURPOSE_KV, rest + (4u << 20) - 65536, "others");
+    say(&f, "small", CABE_OK, NULL);
+    cabe_ledger_read(ledger, &view);
+    assert_int_equal(view.device[0].purpose_bytes[CABE_PURPOSE_STAGING], 0);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
 /* ---- borrowed models ---- */
 
 static struct cabe_service_model view_of(struct fixture *f, const char *name)
@@ -435,6 +531,7 @@ int main(void)
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_greedy_templates),
         cmocka_unit_test(test_borrowed),
         cmocka_unit_test(test_not_to_be_borrowed),
         cmocka_unit_test(test_borrowed_and_wanted),
