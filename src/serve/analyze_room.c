@@ -295,6 +295,7 @@ static enum cabe_status embed(void *self, const struct cabe_text *texts, size_t 
                                          .keep_alive_s = (double)NAN,
                                          .rows = rows,
                                          .width = cabe_encoder_config(a->encoder)->width,
+                                         .goes_on = 1,
                                          .ended = on_embedded};
     uint64_t until_ns = cabe_clock_ns() + (uint64_t)(a->server->config->slot_wait * 1e9);
     struct embedding e = {.lock = PTHREAD_MUTEX_INITIALIZER};

@@ -117,7 +117,7 @@ static void unload(struct cabe_server *server, struct cabe_http_exchange *exchan
         status = cabe_fail(&err, CABE_ERR_OOM, "a model");
     else
         status = cabe_service_model(server->service, name, model, &err);
-    if (status == CABE_OK && model->state != CABE_SERVICE_ABSENT)
+    if (status == CABE_OK && (model->state != CABE_SERVICE_ABSENT || model->failed[0]))
         status = cabe_service_unload(server->service, name, &err);
     if (status == CABE_OK)
         reply_state(exchange, name, "absent", 0);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "serve/metrics.h"
 #include "serve/server_impl.h"
 
@@ -46,6 +47,18 @@ static void get_health(struct cabe_server *s, struct cabe_http_exchange *exchang
     cabe_http_reply(exchange, 200, "application/json", body, (size_t)n);
 }
 
+static json_t *failures_json(struct cabe_server *s)
+{
+    json_t *failed = json_array();
+
+    pthread_mutex_lock(&s->impl->lock);
+    for (const struct cabe_start_failure *f = s->impl->failures; f; f = f->next)
+        json_array_append_new(failed, json_pack("{s:o,s:o}", "model", cabe_json_text(f->model, strlen(f->model)), "reason",
+                                                cabe_json_text(f->reason, strlen(f->reason))));
+    pthread_mutex_unlock(&s->impl->lock);
+    return failed;
+}
+
 static void get_ready(struct cabe_server *s, struct cabe_http_exchange *exchange, const char *tail)
 {
     char why[CABE_SERVER_WHY_MAX];
@@ -57,12 +70,13 @@ static void get_ready(struct cabe_server *s, struct cabe_http_exchange *exchange
         cabe_reply_retry_after(exchange, 1);
     cabe_reply_json(exchange, ready ? 200 : 503,
                     ready ? json_pack("{s:b,s:s}", "ready", 1, "status", "ready")
-                          : json_pack("{s:b,s:s,s:s}", "ready", 0, "status", "not ready", "reason", why));
+                          : json_pack("{s:b,s:s,s:o,s:o}", "ready", 0, "status", "not ready", "reason",
+                                      cabe_json_text(why, strlen(why)), "failed", failures_json(s)));
 }
 
 const struct cabe_route cabe_health_routes[] = {
     {CABE_HTTP_GET, "/health", get_health, CABE_ROUTE_OPEN | CABE_ROUTE_EARLY, "the server lives"},
     {CABE_HTTP_GET, "/ready", get_ready, CABE_ROUTE_OPEN | CABE_ROUTE_EARLY,
-     "200: models are loaded and it can be asked; 503 with the reason"},
+     "200: start models are loaded and it can be asked; 503 with the reason, and start models that failed"},
     {CABE_HTTP_GET, NULL, NULL, 0, NULL},
 };

@@ -14,6 +14,14 @@
 
 #define CABE_SERVER_WHY_MAX 256
 
+/* A start model that did not load. Forgotten when it loads after all, or the operator unloads it. */
+struct cabe_start_failure {
+    struct cabe_start_failure *next;
+    char model[256];
+    char reason[256];
+    int was_loading; /* the service knows of the failure too */
+};
+
 /* How far the server has come; only goes up. */
 enum cabe_server_stage {
     CABE_SERVER_OPENING, /* HTTP answers, nothing else is there */
@@ -41,7 +49,7 @@ struct cabe_server_impl {
     /* under lock: */
     char why[CABE_SERVER_WHY_MAX];     /* why it is not ready; "": it is */
     int n_loading;                     /* start models that are not there yet */
-    char failed[CABE_SERVER_WHY_MAX];  /* the last start model that did not load */
+    struct cabe_start_failure *failures;
     struct cabe_error error;           /* why the parts could not be opened */
 };
 

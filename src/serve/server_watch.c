@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "machine/pressure.h"
 #include "runtime/kv.h"
 #include "serve/events.h"
@@ -94,6 +95,12 @@ void cabe_server_watch_close(struct cabe_server *s)
     cabe_events_close(s->events);
     cabe_metrics_close(s->metrics);
     cabe_monitor_close(s->monitor);
+    while (s->impl->failures) {
+        struct cabe_start_failure *failure = s->impl->failures;
+
+        s->impl->failures = failure->next;
+        cabe_free(failure);
+    }
 }
 
 /* ---- start models ---- */
@@ -123,12 +130,21 @@ static enum cabe_status name_model(struct cabe_server *s, const char *item, char
     return path ? cabe_service_add(s->service, name, path, err) : CABE_OK;
 }
 
-static void note_failed(struct cabe_server *s, const char *what, const struct cabe_error *err)
+static void note_failed(struct cabe_server *s, const char *what, int was_loading, const struct cabe_error *err)
 {
+    struct cabe_start_failure *failure = cabe_calloc(1, sizeof *failure);
+
     cabe_log(s->log, CABE_LOG_ERROR, "start_model_failed", "{s:o,s:s,s:o}", "model", cabe_json_text(what, strlen(what)),
              "status", cabe_status_name(err->status), "reason", cabe_json_text(err->text, strlen(err->text)));
+    if (!failure)
+        return; /* the log has it */
+    snprintf(failure->model, sizeof failure->model, "%.*s", (int)cabe_utf8_cut(what, sizeof failure->model - 1), what);
+    snprintf(failure->reason, sizeof failure->reason, "%.*s", (int)cabe_utf8_cut(err->text, sizeof failure->reason - 1),
+             err->text);
+    failure->was_loading = was_loading;
     pthread_mutex_lock(&s->impl->lock);
-    snprintf(s->impl->failed, sizeof s->impl->failed, "%.80s: %.160s", what, err->text);
+    failure->next = s->impl->failures;
+    s->impl->failures = failure;
     pthread_mutex_unlock(&s->impl->lock);
 }
 
@@ -150,7 +166,7 @@ static void on_loaded(void *self, enum cabe_status status, const struct cabe_err
     struct start_model *model = self;
 
     if (status != CABE_OK)
-        note_failed(model->server, model->name, err);
+        note_failed(model->server, model->name, 1, err);
     add_loading(model->server, -1);
     cabe_free(model);
 }
@@ -201,7 +217,7 @@ static void load_models(struct cabe_server *s, const char *list, int are_pins)
         if (status == CABE_OK)
             status = load_model(s, name, &err);
         if (status != CABE_OK)
-            note_failed(s, item, &err);
+            note_failed(s, item, 0, &err);
     }
 }
 
@@ -233,6 +249,40 @@ static void pass_on_pressure(struct cabe_server *s, struct look *look)
     cabe_service_pressure(s->service, share(pressure.cpu_percent), memory);
 }
 
+/* Whether it stands no longer: the model is there after all, or an operator who unloaded it has taken notice. */
+static int is_settled(struct cabe_server *s, const struct cabe_start_failure *failure)
+{
+    struct cabe_service_model *model = cabe_calloc(1, sizeof *model);
+    int is_settled = model && cabe_service_model(s->service, failure->model, model, NULL) == CABE_OK &&
+                     (model->state == CABE_SERVICE_READY || (failure->was_loading && model->failed[0] == '\0'));
+
+    cabe_free(model);
+    return is_settled;
+}
+
+/* Only this thread takes failures out of the list, so one may be looked at without the lock. */
+static void review_failures(struct cabe_server *s)
+{
+    struct cabe_start_failure *failure, **at;
+
+    pthread_mutex_lock(&s->impl->lock);
+    failure = s->impl->failures;
+    pthread_mutex_unlock(&s->impl->lock);
+    while (failure) {
+        struct cabe_start_failure *next = failure->next;
+
+        if (is_settled(s, failure)) {
+            pthread_mutex_lock(&s->impl->lock);
+            for (at = &s->impl->failures; *at != failure;)
+                at = &(*at)->next;
+            *at = next;
+            pthread_mutex_unlock(&s->impl->lock);
+            cabe_free(failure);
+        }
+        failure = next;
+    }
+}
+
 /* Why the server cannot be asked, "" when it can. */
 static void find_why(struct cabe_server *s, char why[CABE_SERVER_WHY_MAX])
 {
@@ -247,8 +297,8 @@ static void find_why(struct cabe_server *s, char why[CABE_SERVER_WHY_MAX])
     if (s->impl->n_loading > 0)
         snprintf(why, CABE_SERVER_WHY_MAX, "loading %d model%s", s->impl->n_loading,
                  s->impl->n_loading == 1 ? "" : "s");
-    else if (s->impl->failed[0])
-        snprintf(why, CABE_SERVER_WHY_MAX, "%.*s", CABE_SERVER_WHY_MAX - 1, s->impl->failed);
+    else if (s->impl->failures)
+        snprintf(why, CABE_SERVER_WHY_MAX, "%.80s: %.160s", s->impl->failures->model, s->impl->failures->reason);
     pthread_mutex_unlock(&s->impl->lock);
 }
 
@@ -282,6 +332,7 @@ static void look_around(struct cabe_server *s, struct look *look)
     atomic_store_explicit(&s->impl->n_models, stats.pool.n_resident, memory_order_relaxed);
     cabe_metrics_sample(s->metrics);
     pass_on_pressure(s, look);
+    review_failures(s);
     find_why(s, why);
     set_why(s, look, why);
     now = cabe_clock_ns();

@@ -119,7 +119,7 @@ CABE_CHECKED enum cabe_status cabe_service_load_as(struct cabe_service *service,
 /* Unloads it now, or when its last request ends; one that is not in memory is fine. */
 CABE_CHECKED enum cabe_status cabe_service_expire(struct cabe_service *service, const char *name,
                                                   struct cabe_error *err);
-/* CABE_ERR_BUSY: in use. */
+/* CABE_ERR_BUSY: in use. Of one whose load failed: the failure is forgotten (CABE_OK). */
 CABE_CHECKED enum cabe_status cabe_service_unload(struct cabe_service *service, const char *name, struct cabe_error *err);
 /* A pinned model is not unloaded to make room, nor for being idle. */
 CABE_CHECKED enum cabe_status cabe_service_pin(struct cabe_service *service, const char *name, int pinned,
@@ -207,6 +207,7 @@ struct cabe_service_embed {
      */
     float *rows;
     int64_t width;
+    int goes_on; /* part of work that was admitted as a whole: not held back piece by piece when others press the machine */
     /* Once: rows [n_texts][width], normalised, valid during the call; NULL with an error. */
     void (*ended)(void *self, enum cabe_status status, const struct cabe_error *err, const float *rows, int64_t width,
                   uint64_t n_tokens);

@@ -111,14 +111,14 @@ static enum cabe_status refuse(struct cabe_service_refusal *refusal, double retr
 }
 
 /* Whether the service as a whole takes it. Under the lock. */
-static enum cabe_status check_service(struct cabe_service *service, enum cabe_class class_,
+static enum cabe_status check_service(struct cabe_service *service, enum cabe_class class_, int goes_on,
                                       struct cabe_service_refusal *refusal, struct cabe_error *err)
 {
     if (service->draining || service->closing) {
         service->stats.n_refused_draining++;
         return refuse(refusal, RETRY_DRAINING_S, 1, cabe_fail(err, CABE_ERR_BUSY, "the server is shutting down"));
     }
-    if (cabe_pace_sheds(&service->pace, class_)) {
+    if (!goes_on && cabe_pace_sheds(&service->pace, class_)) {
         service->stats.n_refused_pressure++;
         return refuse(refusal, within(service->pace.config.leave_s), 1,
                       cabe_fail(err, CABE_ERR_BUSY, "the machine is under pressure: requests of class %s are refused",
@@ -168,7 +168,7 @@ static int64_t estimate(const struct cabe_service_entry *e, int64_t bytes, size_
     return n_ids ? (int64_t)n_ids : (int64_t)((double)bytes / e->bytes_per_token) + 1;
 }
 
-static enum cabe_status check(struct cabe_service_entry *e, int writes, enum cabe_class class_, int64_t bytes,
+static enum cabe_status check(struct cabe_service_entry *e, int writes, enum cabe_class class_, int goes_on, int64_t bytes,
                               size_t n_ids, struct cabe_service_refusal *refusal, struct cabe_error *err)
 {
     struct cabe_service *service = e->service;
@@ -179,7 +179,7 @@ static enum cabe_status check(struct cabe_service_entry *e, int writes, enum cab
         status = cabe_fail(err, CABE_ERR_UNSUPPORTED, "%s: a model that %s", e->view.name,
                            writes ? "embeds text; wanted one that writes it" : "writes text; wanted one that embeds it");
     if (status == CABE_OK)
-        status = check_service(service, class_, refusal, err);
+        status = check_service(service, class_, goes_on, refusal, err);
     if (status == CABE_OK)
         status = check_queue(e, class_, estimate(e, bytes, n_ids), refusal, err);
     pthread_mutex_unlock(&service->lock);
@@ -196,7 +196,7 @@ static enum cabe_status admit(struct cabe_service_ticket *t, double keep_alive_s
     pthread_mutex_lock(&service->lock);
     t->admitted_ns = cabe_clock_ns();
     t->estimated_tokens = estimate(e, t->bytes, t->ask.n_ids);
-    status = check_service(service, t->class_, refusal, err);
+    status = check_service(service, t->class_, t->embed.goes_on, refusal, err);
     if (status == CABE_OK)
         status = check_queue(e, t->class_, t->estimated_tokens, refusal, err);
     if (status == CABE_OK) {
@@ -262,7 +262,7 @@ enum cabe_status cabe_service_ask(struct cabe_service *service, const struct cab
         status = cabe_entry_find(&e, service, ask->model, err);
     if (status != CABE_OK)
         return status;
-    status = check(e, 1, ask->class_, cabe_ticket_prompt_bytes(ask), ask->n_ids, refusal, err);
+    status = check(e, 1, ask->class_, 0, cabe_ticket_prompt_bytes(ask), ask->n_ids, refusal, err);
     if (status != CABE_OK)
         return status;
     status = cabe_ticket_ask(&t, e, ask, err);
@@ -287,7 +287,7 @@ enum cabe_status cabe_service_embed(struct cabe_service *service, const struct c
         return status;
     for (size_t i = 0; i < embed->n_texts; i++)
         bytes += (int64_t)embed->texts[i].n_bytes;
-    status = check(e, 0, embed->class_, bytes, 0, refusal, err);
+    status = check(e, 0, embed->class_, embed->goes_on, bytes, 0, refusal, err);
     if (status != CABE_OK)
         return status;
     status = cabe_ticket_embed(&t, e, embed, err);

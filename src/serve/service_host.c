@@ -15,6 +15,10 @@
 /* From when on it may be taken: while others press the machine, new work is held back by its class. */
 static uint64_t due_ns(const struct cabe_service_entry *e, const struct cabe_queue_item *item)
 {
+    const struct cabe_service_ticket *t = CABE_QUEUE_OF(item, const struct cabe_service_ticket, item);
+
+    if (t->embed.goes_on)
+        return item->entered_ns;
     return item->entered_ns + (uint64_t)(cabe_pace_delay(&e->service->pace, item->class_) * 1e9);
 }
 

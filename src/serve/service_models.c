@@ -386,6 +386,11 @@ enum cabe_status cabe_service_unload(struct cabe_service *service, const char *n
     if (status != CABE_OK)
         return status;
     pthread_mutex_lock(&service->lock);
+    if (e->view.state == CABE_SERVICE_ABSENT && e->view.failed[0] && !is_busy(e)) { /* that is noted, and forgotten */
+        e->view.failed[0] = '\0';
+        pthread_mutex_unlock(&service->lock);
+        return CABE_OK;
+    }
     busy = is_busy(e);
     pthread_mutex_unlock(&service->lock);
     if (busy)

@@ -374,12 +374,31 @@ static void test_pressure(void **state)
     assert_int_equal(ask_of_class(&f, CABE_CLASS_LOW, &refusal), CABE_ERR_BUSY);
     assert_true(refusal.overloaded && refusal.retry_after_s > 0);
     assert_int_equal(ask_of_class(&f, CABE_CLASS_CRITICAL, &refusal), CABE_OK);
+    {
+        struct cabe_text text = {"It goes on.", 11};
+        struct asked c, d;
+        struct cabe_service_embed part;
+
+        asked_init(&c);
+        asked_init(&d);
+        part = embed_of(&c, EMBEDDER, &text, 1);
+        part.class_ = CABE_CLASS_LOW;
+        assert_int_equal(cabe_service_embed(f.service, &part, &c.ticket, &refusal, &err), CABE_ERR_BUSY);
+        part = embed_of(&d, EMBEDDER, &text, 1); /* what was admitted before goes on */
+        part.class_ = CABE_CLASS_LOW;
+        part.goes_on = 1;
+        assert_int_equal(cabe_service_embed(f.service, &part, &d.ticket, &refusal, &err), CABE_OK);
+        wait_ended(&d);
+        assert_int_equal(d.status, CABE_OK);
+        asked_clear(&c);
+        asked_clear(&d);
+    }
     press(&f, &now_s, 3, 0.1, 0.1); /* too short to be calm */
     assert_int_equal(ask_of_class(&f, CABE_CLASS_CRITICAL, &refusal), CABE_OK);
     press(&f, &now_s, 300, 0.1, 0.1);
     assert_int_equal(ask_of_class(&f, CABE_CLASS_LOW, &refusal), CABE_OK);
     cabe_service_stats(f.service, &stats);
-    assert_int_equal(stats.n_refused_pressure, 1);
+    assert_int_equal(stats.n_refused_pressure, 2);
     assert_int_equal(close_fixture(&f), 0);
 }
 
