@@ -9,7 +9,7 @@ usage: load.py COMMAND --url URL [--url URL...] [OPTIONS]
   inject    --clients that stream, then a prompt of --prompt-tokens among them: p95 between tokens before and during.
   overload  --rate requests a second for --seconds, a share --critical of them CRITICAL: p95 to the first token by class, time of
             refusals, goodput, and the server's resident memory (--pid).
-  embed     --clients that send one sentence each: sentences a second.
+  embed     --clients that send one sentence each: sentences a second, and beside them those of `PROGRAM embed` (--library).
   switch    the models A and B (--models A,B) asked in turn: seconds to the first token.
 
 Goodput: tokens a second of answers whose first token came within --first seconds and whose tokens came within --between
@@ -24,7 +24,9 @@ import os
 import pathlib
 import random
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 import urllib.parse
 
@@ -276,7 +278,21 @@ async def embed(args):
             n += 1
 
     await asyncio.gather(*(client(number) for number in range(int(args.clients.split(",")[0]))))
-    print(json.dumps({"sentences_per_s": n / (time.monotonic() - began)}, indent=1))
+    result = {"sentences_per_s": n / (time.monotonic() - began)}
+    if args.library:
+        result["library_sentences_per_s"] = library(args, n)
+        result["share"] = result["sentences_per_s"] / result["library_sentences_per_s"]
+    print(json.dumps(result, indent=1))
+
+
+def library(args, n):
+    """As many sentences of the same kind through the program's own batches, without the start."""
+    with tempfile.TemporaryDirectory() as folder:
+        texts = pathlib.Path(folder, "texts")
+        texts.write_text("".join(prompt_of(24, -1 - i) + "\n" for i in range(n)))
+        done = subprocess.run([args.library, "embed", args.model, "-i", texts, "-o", texts.with_suffix(".npy"), "--json"],
+                              capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)["texts_per_s"]
 
 
 async def switch(args):
@@ -311,6 +327,7 @@ def main():
     parser.add_argument("--rate", type=float, default=20)
     parser.add_argument("--critical", type=float, default=.02)
     parser.add_argument("--pid", type=int, default=0)
+    parser.add_argument("--library", help="cabe, for embed")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     args.url = [url.rstrip("/") for url in args.url]
