@@ -152,6 +152,8 @@ enum cabe_status cabe_engine_add(struct cabe_engine *e, const struct cabe_reques
             s = &e->slots[i];
             *slot = i;
         }
+    if (cabe_engine_n_running(e) > 0)
+        e->met_ns = cabe_clock_ns();
     (void)cabe_engine_make_place(e, request->class_);
     memcpy(s->tokens, request->prompt, (size_t)request->n_prompt * sizeof *s->tokens);
     *s = (struct slot){.request = *request,
@@ -236,6 +238,8 @@ const float *cabe_engine_logits(const struct cabe_engine *e, int32_t slot)
 void cabe_engine_stats(const struct cabe_engine *e, struct cabe_engine_stats *stats)
 {
     *stats = e->stats;
+    stats->prompt_s = cabe_chunk_prompt_s(&e->chunk);
+    stats->answer_s = cabe_chunk_answer_s(&e->chunk, e->config.n_seqs);
 }
 
 /* ---- a step ---- */
@@ -405,7 +409,8 @@ enum cabe_status cabe_engine_step(struct cabe_engine *e, const struct cabe_cance
     run_ns = cabe_clock_ns();
     waited_ns = cabe_thread_waited_ns() - waited_ns; /* for other models: not what the step took */
     if (e->n_generating == 0 || e->n_prompt_tokens == 0 || e->is_bound)
-        cabe_chunk_learn(&e->chunk, e->n_generating, e->n_prompt_tokens, (double)(run_ns - begin_ns - waited_ns) / 1e9);
+        cabe_chunk_learn(&e->chunk, e->n_generating, e->n_prompt_tokens, &e->depth,
+                         (double)(run_ns - begin_ns - waited_ns) / 1e9);
     status = finish_step(e, err);
     e->stats.n_steps++;
     e->stats.run_ns += run_ns - begin_ns;

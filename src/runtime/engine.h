@@ -4,9 +4,11 @@
  * A step is one run of the network. Sequences that are generating come first, one token each; what is left of the
  * step's tokens is shared among the prompts by the weights of their classes. While others generate, prompts of no higher
  * class than theirs take only so many tokens that a step lasts at most `slowdown` times as long as one without
- * (runtime/engine_chunk.h): a long prompt holds nobody up. A prompt of class CRITICAL with CABE_ENGINE_SHORT tokens to go
+ * (runtime/engine_chunk.h), or where a single token is too much for that, one step in many is longer: a long prompt holds
+ * nobody up. A prompt of class CRITICAL with CABE_ENGINE_SHORT tokens to go
  * is not held back, and while there are prompts of several classes a step is not filled up with the lesser ones'. Steps
- * of prompts alone last about CABE_ENGINE_PIECE_S while more important sequences come now and then. Sequences join and
+ * of prompts alone last about CABE_ENGINE_PIECE_S while more important sequences come now and then, and CABE_CHUNK_PIECE_S
+ * where any do: who comes joins after the step that runs. Sequences join and
  * leave between steps. What a sequence says depends on nothing but its own tokens, its sampling and the plan.
  *
  * When a sequence needs a page and the store has none, and when one joins and all places in the step are taken, the
@@ -93,7 +95,7 @@ struct cabe_request {
     void *self;
 };
 
-/* Whether add() would find a place now for a sequence of this class. */
+/* Whether add() would find a place now for a sequence of this class; 2: by parking another. */
 int cabe_engine_has_room(const struct cabe_engine *engine, enum cabe_class class_);
 /* `*slot` names it until it is removed. CABE_ERR_LIMIT: no room for its class; CABE_ERR_ARGUMENT: the prompt. */
 CABE_CHECKED enum cabe_status cabe_engine_add(struct cabe_engine *engine, const struct cabe_request *request,
@@ -129,6 +131,7 @@ struct cabe_engine_stats {
     uint64_t n_parked;        /* preemptions */
     uint64_t again_tokens;    /* computed a second time for that */
     int64_t prompt_share;     /* tokens that prompts may take beside others' answers, now */
+    double prompt_s, answer_s; /* that a token of a prompt takes, and one of an answer in as full a step as there was; 0: not known */
 };
 void cabe_engine_stats(const struct cabe_engine *engine, struct cabe_engine_stats *stats);
 

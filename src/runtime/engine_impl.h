@@ -31,6 +31,7 @@ struct cabe_engine {
     int32_t n_slots;
     uint64_t n_joined;
     uint64_t came_ns[CABE_N_CLASSES]; /* when one of the class joined last; 0: never */
+    uint64_t met_ns;                  /* when one joined while another ran; 0: never */
     struct cabe_sampler *sampler;
     void *block;
     uint64_t block_bytes;
@@ -41,6 +42,7 @@ struct cabe_engine {
     int32_t n_generating;
     int64_t n_prompt_tokens;
     int is_bound; /* by the slowdown: all its prompts are */
+    struct cabe_chunk_depth depth; /* of its prompts */
     int32_t *step_ids, *step_positions, *step_offsets, *step_starts, *step_page_offsets, *step_rows;
     struct cabe_page *step_pages;
     uint64_t *identities; /* [n_ctx] */

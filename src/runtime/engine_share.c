@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define COMES_AGAIN_NS UINT64_C(60000000000) /* a class that came so lately will come again */
+#define WORTH_TOKENS 64 /* deep in a prompt a few at a time cost half as much again */
 #define ATTENTION_TOKENS 4096.0 /* behind so many tokens one costs about twice what the first does */
 
 /* ---- places ---- */
@@ -102,7 +103,7 @@ static struct slot *next_parked(const struct cabe_engine *e, uint64_t now_ns)
     return best;
 }
 
-/* 1: a free slot, and a place or somebody who gives his up; nobody is parked who comes first. */
+/* A free slot, and a place (1) or somebody who gives his up (2); nobody is parked who comes first. */
 int cabe_engine_has_room(const struct cabe_engine *e, enum cabe_class class_)
 {
     uint64_t now_ns = cabe_clock_ns();
@@ -113,7 +114,7 @@ int cabe_engine_has_room(const struct cabe_engine *e, enum cabe_class class_)
         is_free = !e->slots[i].used;
     if (!is_free || (parked && (is_aged(e, parked, now_ns) || parked->request.class_ <= class_)))
         return 0;
-    return n_placed(e) < e->config.n_seqs || victim_for(e, class_) != NULL;
+    return n_placed(e) < e->config.n_seqs ? 1 : victim_for(e, class_) ? 2 : 0;
 }
 
 int cabe_engine_make_place(struct cabe_engine *e, enum cabe_class class_)
@@ -320,6 +321,42 @@ static int64_t share_among(struct cabe_engine *e, const struct group *g, int64_t
     return taken;
 }
 
+/* How deep the prompts are that want to take part, by the weights with which they share. */
+static struct cabe_chunk_depth depth_wanted(const struct cabe_engine *e, const struct group *g)
+{
+    struct cabe_chunk_depth depth = {0};
+    double each[CABE_N_CLASSES], weights = weigh(e, g, each);
+
+    for (int32_t i = 0; i < e->n_slots; i++) {
+        const struct slot *s = &e->slots[i];
+
+        if (!wants_more(s, g))
+            continue;
+        depth.mean += (double)cabe_kv_seq_length(s->seq) * each[s->request.class_] / weights;
+        depth.sum += (double)cabe_kv_seq_length(s->seq);
+    }
+    return depth;
+}
+
+/* How deep those are that take part. */
+static struct cabe_chunk_depth depth_taken(const struct cabe_engine *e)
+{
+    struct cabe_chunk_depth depth = {0};
+    int64_t n = 0;
+
+    for (int32_t i = 0; i < e->n_slots; i++) {
+        const struct slot *s = &e->slots[i];
+
+        if (s->chunk == 0 || !is_prompt(s))
+            continue;
+        n += s->chunk;
+        depth.sum += (double)cabe_kv_seq_length(s->seq);
+        depth.mean += (double)s->chunk * ((double)cabe_kv_seq_length(s->seq) + (double)s->chunk / 2);
+    }
+    depth.mean /= n > 0 ? (double)n : 1;
+    return depth;
+}
+
 /* Those that generate take one token each; the important ones reserve first. */
 static void share_generating(struct cabe_engine *e)
 {
@@ -334,14 +371,42 @@ static void share_generating(struct cabe_engine *e)
         }
 }
 
+/* Whether more important ones than those of the group come now and then. */
+static int is_interrupted(const struct cabe_engine *e, const struct group *g)
+{
+    uint64_t now_ns = cabe_clock_ns();
+
+    for (int c = 0; c < (int)g->from; c++)
+        if (e->came_ns[c] > 0 && now_ns - e->came_ns[c] < COMES_AGAIN_NS)
+            return 1;
+    return 0;
+}
+
+/*
+ * Who comes joins after the step that runs: where somebody did lately, a step of prompts is no longer than it must be to
+ * be worth it, and short where somebody more important may come.
+ */
+static int64_t bound_alone(const struct cabe_engine *e, const struct group *g, int64_t left)
+{
+    struct cabe_chunk_depth depth = depth_wanted(e, g);
+    double seconds = CABE_CHUNK_LONG_STEPS * e->chunk.alone_s[0];
+    int64_t n;
+
+    if (is_interrupted(e, g))
+        return cabe_chunk_tokens(&e->chunk, CABE_ENGINE_PIECE_S, &depth, left);
+    if (e->met_ns == 0 || cabe_clock_ns() - e->met_ns >= COMES_AGAIN_NS)
+        return left;
+    n = cabe_chunk_tokens(&e->chunk, seconds > CABE_CHUNK_PIECE_S ? seconds : CABE_CHUNK_PIECE_S, &depth, left);
+    return n > WORTH_TOKENS ? n : left < WORTH_TOKENS ? left : WORTH_TOKENS;
+}
+
 /*
  * Nobody generates. The most important class takes what it is due, or all that it wants; the others no more than their
  * weights allow beside that, so that a short important prompt is not slowed down by what would fill the step.
  */
 static void share_alone(struct cabe_engine *e, int64_t left)
 {
-    uint64_t now_ns = cabe_clock_ns();
-    int first = CABE_N_CLASSES, last = 0, is_interrupted = 0;
+    int first = CABE_N_CLASSES, last = 0;
     struct group important, rest;
     double each[CABE_N_CLASSES], weight, others;
     int64_t due, taken;
@@ -356,11 +421,8 @@ static void share_alone(struct cabe_engine *e, int64_t left)
     }
     if (first == CABE_N_CLASSES)
         return;
-    for (int c = 0; c < first; c++)
-        is_interrupted |= e->came_ns[c] > 0 && now_ns - e->came_ns[c] < COMES_AGAIN_NS;
-    if (is_interrupted)
-        left = cabe_chunk_tokens(&e->chunk, CABE_ENGINE_PIECE_S, left);
     important = (struct group){(enum cabe_class)first, (enum cabe_class)first, -1};
+    left = bound_alone(e, &important, left);
     if (first == last) {
         (void)share_among(e, &important, left);
         return;
@@ -374,29 +436,34 @@ static void share_alone(struct cabe_engine *e, int64_t left)
     (void)share_among(e, &rest, due < left - taken ? due : left - taken);
 }
 
-/* Beside those that generate, the most important of which is of class `most`. */
-static void share_beside(struct cabe_engine *e, int64_t left, enum cabe_class most)
+/* Short prompts of CRITICAL: nothing else goes in a step with them but what generates, and little beside that. */
+static int64_t share_urgent(struct cabe_engine *e, int64_t left)
 {
-    struct group above = {CABE_CLASS_CRITICAL, (enum cabe_class)((int)most - 1), -1};
-    struct group urgent = {CABE_CLASS_CRITICAL, CABE_CLASS_CRITICAL, 1}, rest = {most, CABE_CLASS_LOW, -1};
-    int64_t bound = cabe_chunk_limit(&e->chunk, e->n_generating, left,
-                                     e->config.slowdown > 0 ? e->config.slowdown : CABE_ENGINE_SLOWDOWN);
-    int64_t free_tokens = 0;
+    struct group urgent = {CABE_CLASS_CRITICAL, CABE_CLASS_CRITICAL, 1};
+
+    return share_among(e, &urgent, left);
+}
+
+/* Beside those that generate, the most important of which is of class `most`, and n_urgent tokens. */
+static void share_beside(struct cabe_engine *e, int64_t left, enum cabe_class most, int64_t n_urgent)
+{
+    struct group above = {CABE_CLASS_CRITICAL, (enum cabe_class)((int)most - 1), 0}, rest = {most, CABE_CLASS_LOW, 0};
+    double slowdown = e->config.slowdown > 0 ? e->config.slowdown : CABE_ENGINE_SLOWDOWN;
+    struct cabe_chunk_depth depth = depth_wanted(e, &rest);
+    int64_t bound = cabe_chunk_limit(&e->chunk, e->n_generating, &depth, left, slowdown), n_above = 0;
 
     e->stats.prompt_share = bound;
-    if (most == CABE_CLASS_CRITICAL) {
-        free_tokens = share_among(e, &urgent, left - bound);
-        rest.urgent = 0;
-    } else {
-        free_tokens = share_among(e, &above, left - bound);
-    }
-    e->is_bound = free_tokens == 0;
+    if (n_urgent > 0 && e->chunk.is_spaced)
+        return;
+    if (n_urgent == 0 && most != CABE_CLASS_CRITICAL)
+        n_above = share_among(e, &above, bound_alone(e, &above, left - bound));
+    e->is_bound = n_above == 0 && n_urgent == 0;
     (void)share_among(e, &rest, bound);
 }
 
 void cabe_engine_share(struct cabe_engine *e)
 {
-    int64_t left = e->config.step_tokens;
+    int64_t left = e->config.step_tokens, n_urgent;
     enum cabe_class most_important = CABE_CLASS_LOW;
 
     unpark_some(e);
@@ -416,9 +483,11 @@ void cabe_engine_share(struct cabe_engine *e)
         left--;
     }
     e->is_bound = 0;
+    n_urgent = share_urgent(e, left);
+    left -= n_urgent;
     if (e->n_generating > 0 && e->config.slowdown >= 0)
-        share_beside(e, left, most_important);
-    else
+        share_beside(e, left, most_important, n_urgent);
+    else if (n_urgent == 0)
         share_alone(e, left);
     for (int c = 0; c < CABE_N_CLASSES; c++)
         for (int32_t i = 0; i < e->n_slots; i++) {
@@ -427,6 +496,7 @@ void cabe_engine_share(struct cabe_engine *e)
             if ((int)s->request.class_ == c && s->chunk > 0 && is_prompt(s))
                 reserve(e, s);
         }
+    e->depth = depth_taken(e);
     e->n_prompt_tokens = 0;
     e->n_generating = 0;
     for (int32_t i = 0; i < e->n_slots; i++) {
