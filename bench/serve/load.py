@@ -7,8 +7,11 @@ usage: load.py COMMAND --url URL [--url URL...] [OPTIONS]
             (--trace azure_conv.csv, divided by --scale); several --url are measured in turn, --repeats times.
             Prints goodput, p95 time to the first token and between tokens, and the ratio to the first URL.
   inject    --clients that stream, then a prompt of --prompt-tokens among them: p95 between tokens before and during.
-  overload  --rate requests a second for --seconds, a share --critical of them CRITICAL: p95 to the first token by class, time of
-            refusals, goodput, and the server's resident memory (--pid).
+  overload  --rate requests a second for --seconds, a share --critical of them CRITICAL (the others are left out with
+            --only-critical): p95 to the first token by class, time of
+            refusals, goodput (tokens of answers that ended meanwhile, and began within --first seconds), and by the
+            second the server's resident memory and what its ledger holds (--pid). With --retries who is refused comes
+            again when it was told to (a share --returning of them, if it is within --patience seconds): whether that held.
   embed     --clients that send one sentence each: sentences a second, and beside them those of `PROGRAM embed` (--library).
   switch    the models A and B (--models A,B) asked in turn: seconds to the first token.
 
@@ -29,6 +32,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
+import urllib.request
 
 WORDS = ("river stone morning letter window garden summer captain silver market bridge winter forest music teacher "
          "mountain kitchen harbour candle village doctor shadow mirror season journey paper island engine table "
@@ -94,7 +98,10 @@ async def post(url, path, body, headers=(), limit=600):
             name, _, value = line.decode("latin1").partition(":")
             chunked |= name.lower() == "transfer-encoding" and "chunked" in value.lower()
             length = int(value) if name.lower() == "content-length" else length
-            answer.retry_after = float(value) if name.lower() == "retry-after" else answer.retry_after
+            if name.lower() == "retry-after-ms":
+                answer.retry_after = float(value) / 1000
+            elif name.lower() == "retry-after" and answer.retry_after is None:
+                answer.retry_after = float(value)
         async for line in lines_of(reader, chunked, length):
             if not body.get("stream"):
                 text += line
@@ -224,41 +231,123 @@ async def inject(args):
                       "failed": sum(1 for a in answers if a.error)}, indent=1))
 
 
+def ledger(url):
+    """Bytes that the server's own account holds."""
+    with urllib.request.urlopen(url + "/metrics", timeout=5) as page:
+        return sum(float(line.split()[-1]) for line in page.read().decode().splitlines()
+                   if line.startswith("cabe_memory_reserved_bytes"))
+
+
+async def watch(args, memory, stop):
+    while not stop.is_set():
+        try:
+            memory.append((resident(args.pid), await asyncio.to_thread(ledger, args.url[0])))
+        except OSError:
+            pass
+        try:
+            await asyncio.wait_for(stop.wait(), 1)
+        except asyncio.TimeoutError:
+            pass
+
+
+def memory_of(memory):
+    """The first tenth is the rise to full load; then what the rest adds to it, by a straight line through it."""
+    rest = memory[len(memory) // 10:]
+    result = {}
+    for at, name in enumerate(("resident", "ledger")):
+        values = [sample[at] / (1 << 20) for sample in rest]
+        slope = statistics.linear_regression(range(len(values)), values).slope if len(values) > 2 else 0
+        result[name + "_mib"] = {"first": round(memory[0][at] / (1 << 20), 1), "least": round(min(values), 1),
+                                 "most": round(max(values), 1), "last": round(values[-1], 1),
+                                 "a_minute": round(slope * 60, 2)}
+    return result
+
+
+def by_class(args, seconds, turns):
+    """turns: (class, the answers to one request: refusals, and what came in the end)."""
+    result = {}
+    for class_ in "critical", "high", "normal", "low":
+        mine = [answers for c, answers in turns if c == class_]
+        done = [answers[-1] for answers in mine if not answers[-1].error]
+        result[class_] = {"asked": len(mine), "answered": len(done),
+                          "refused": sum(1 for answers in mine for a in answers if is_refusal(a)),
+                          "late": sum(1 for answers in mine if answers[-1].error and not is_refusal(answers[-1])),
+                          "tokens_per_s": round(sum(a.tokens for a in done) / seconds, 1),
+                          "p50_first_s": percentile([a.first for a in done], .5),
+                          "p95_first_s": percentile([a.first for a in done], .95),
+                          "most_first_s": max((a.first for a in done), default=math.nan)}
+    return result
+
+
+def is_refusal(answer):
+    """At once, by admission; what was let in and not served in time is another matter."""
+    return answer.status in (429, 503) and answer.headers < 1
+
+
+def promises(turns):
+    """Those that came again when they were told to: how often they were let in, and how well what they were told held."""
+    again = [(before, after) for _, answers in turns for before, after in zip(answers, answers[1:])]
+    told = [a.retry_after for _, answers in turns for a in answers if is_refusal(a) and a.retry_after]
+    waits = [(answers[0].retry_after, answers[-1].began - answers[0].began) for _, answers in turns
+             if len(answers) > 1 and not is_refusal(answers[-1])]
+    return {"told_p50_s": percentile(told, .5), "told_most_s": max(told, default=math.nan), "came_again": len(again),
+            "let_in_then": sum(1 for _, after in again if not is_refusal(after)),
+            "let_in_within_twice": sum(1 for first, real in waits if real <= 2 * first + .1)}
+
+
 async def overload(args):
-    url, draw, tasks, answers = args.url[0], random.Random(1), [], []
-    began, number = time.monotonic(), 0
-    memory = []
-    weights = [args.critical, *((1 - args.critical) * share for share in (.2, .6, .2))]
+    url, draw, tasks, turns = args.url[0], random.Random(1), [], []
+    began, number, memory, stop = time.monotonic(), 0, [], asyncio.Event()
 
-    async def one(class_):
-        answer = await post(url, "/v1/completions", completion(args.model, args.prompt_tokens, args.new, number),
-                            [f"x-cabe-class: {class_}"])
-        answers.append((class_, answer))
+    async def one(class_, seed):
+        answers = []
+        while True:
+            answer = await post(url, "/v1/completions", completion(args.model, args.prompt_tokens, args.new, seed),
+                                [f"x-cabe-class: {class_}"])
+            answers.append(answer)
+            if not is_refusal(answer) or not answer.retry_after or len(answers) > args.retries:
+                break
+            if answer.retry_after > args.patience or draw.random() >= args.returning:
+                break
+            await asyncio.sleep(answer.retry_after)
+        turns.append((class_, answers))
 
-    while time.monotonic() - began < args.seconds:
-        class_ = draw.choices(["critical", "high", "normal", "low"], weights)[0]
-        tasks.append(asyncio.create_task(one(class_)))
-        number += 1
-        if args.pid and number % 50 == 0:
-            memory.append(resident(args.pid))
-        await asyncio.sleep(draw.expovariate(args.rate))
+    watcher = asyncio.create_task(watch(args, memory, stop)) if args.pid else None
+    async def stream(rate, classes, weights, draws):
+        """Those of CRITICAL come at the same times whether the others come or not."""
+        nonlocal number
+        at = began
+        while rate > 0:
+            at += draws.expovariate(rate)
+            if at - began > args.seconds:
+                return
+            await asyncio.sleep(max(0, at - time.monotonic()))
+            tasks.append(asyncio.create_task(one(draws.choices(classes, weights)[0], number)))
+            number += 1
+
+    streams = [stream(args.rate * args.critical, ["critical"], [1], random.Random(2))]
+    if not args.only_critical:
+        streams.append(stream(args.rate * (1 - args.critical), ["high", "normal", "low"], [.2, .6, .2], random.Random(3)))
+    await asyncio.gather(*streams)
+    loaded = time.monotonic()
     await asyncio.gather(*tasks)
     seconds = time.monotonic() - began
-    result = {"requests": len(answers), "seconds": seconds}
-    for class_ in "critical", "high", "normal", "low":
-        mine = [a for c, a in answers if c == class_]
-        done = [a for a in mine if not a.error]
-        result[class_] = {"asked": len(mine), "answered": len(done),
-                          "refused": sum(1 for a in mine if a.status in (429, 503)),
-                          "p50_first_s": percentile([a.first for a in done], .5),
-                          "p95_first_s": percentile([a.first for a in done], .95)}
-    refused = [a for _, a in answers if a.status in (429, 503)]
-    result["tokens_per_s"] = sum(a.tokens for _, a in answers if not a.error) / seconds
+    stop.set()
+    if watcher:
+        await watcher
+    done = [a for _, answers in turns for a in answers[-1:] if not a.error]
+    refused = [a for _, answers in turns for a in answers if is_refusal(a)]
+    within = [a for a in done if a.times and a.times[-1] <= loaded]
+    result = {"requests": number, "seconds": seconds, **by_class(args, seconds, turns)}
+    result["tokens_per_s"] = sum(a.tokens for a in done) / seconds
+    result["goodput_tokens_per_s"] = sum(a.tokens for a in within if a.first <= args.first) / (loaded - began)
     result["refusal_p50_ms"] = percentile([a.headers for a in refused], .5) * 1e3
     result["refusal_p99_ms"] = percentile([a.headers for a in refused], .99) * 1e3
-    result["other_errors"] = sorted({a.error for _, a in answers if a.error and a.status not in (429, 503)})[:3]
+    result["promises"] = promises(turns)
+    result["other_errors"] = sorted({a.error for _, answers in turns for a in answers
+                                     if a.error and not is_refusal(a)})[:3]
     if memory:
-        result["resident_mib"] = [round(value / (1 << 20), 1) for value in (memory[0], min(memory), max(memory), memory[-1])]
+        result.update(memory_of(memory))
     print(json.dumps(result, indent=1))
 
 
@@ -326,6 +415,10 @@ def main():
     parser.add_argument("--new", type=int, default=64)
     parser.add_argument("--rate", type=float, default=20)
     parser.add_argument("--critical", type=float, default=.02)
+    parser.add_argument("--only-critical", action="store_true")
+    parser.add_argument("--retries", type=int, default=0)
+    parser.add_argument("--returning", type=float, default=1)
+    parser.add_argument("--patience", type=float, default=60)
     parser.add_argument("--pid", type=int, default=0)
     parser.add_argument("--library", help="cabe, for embed")
     parser.add_argument("--json", action="store_true")

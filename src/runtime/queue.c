@@ -65,10 +65,27 @@ void cabe_queue_remove(struct cabe_queue_item *item)
     *(item->next ? &item->next->previous : &q->by_class[item->class_].last) = item->previous;
     q->by_class[item->class_].n--;
     q->by_class[item->class_].tokens -= item->tokens;
+    q->by_class[item->class_].work -= item->work;
+    if (q->by_class[item->class_].n == 0)
+        q->by_class[item->class_].work = 0; /* exactly */
     q->n--;
     q->tokens -= item->tokens;
     item->queue = NULL;
     item->next = item->previous = NULL;
+}
+
+void cabe_queue_weigh(struct cabe_queue_item *item, double work)
+{
+    if (item->queue)
+        item->queue->by_class[item->class_].work += work - item->work;
+    item->work = work;
+}
+
+void cabe_queue_take(struct cabe_queue_item *item)
+{
+    if (item->queue)
+        item->queue->by_class[item->class_].used += cost_of(item);
+    cabe_queue_remove(item);
 }
 
 void cabe_queue_put_back(struct cabe_queue *q, struct cabe_queue_item *item)
@@ -83,6 +100,7 @@ void cabe_queue_put_back(struct cabe_queue *q, struct cabe_queue_item *item)
     q->by_class[c].first = item;
     q->by_class[c].n++;
     q->by_class[c].tokens += item->tokens;
+    q->by_class[c].work += item->work;
     q->by_class[c].used -= cost_of(item); /* it has taken nothing */
     q->n++;
     q->tokens += item->tokens;

@@ -32,6 +32,7 @@ struct cabe_queue_item { /* zeroed before its first push */
     struct cabe_queue_item *next, *previous;
     enum cabe_class class_;
     int64_t tokens;      /* at least 1 are counted */
+    double work;         /* for forecasts, as the caller counts it; not a limit */
     uint64_t entered_ns; /* first push; it keeps its age when it is put back */
 };
 
@@ -46,6 +47,7 @@ struct cabe_queue {
     struct {
         struct cabe_queue_item *first, *last;
         int64_t n, tokens;
+        double work;
         double used; /* virtual time: tokens taken against the weight */
     } by_class[CABE_N_CLASSES];
     int64_t n, tokens;
@@ -63,11 +65,15 @@ void cabe_queue_put_back(struct cabe_queue *queue, struct cabe_queue_item *item)
 /* What pop() would take; NULL when nothing waits. */
 struct cabe_queue_item *cabe_queue_peek(const struct cabe_queue *queue, uint64_t now_ns);
 struct cabe_queue_item *cabe_queue_pop(struct cabe_queue *queue, uint64_t now_ns);
+/* One that is not its turn, before the others: counted as taken. */
+void cabe_queue_take(struct cabe_queue_item *item);
+/* Sets the work of one that waits. */
+void cabe_queue_weigh(struct cabe_queue_item *item, double work);
 void cabe_queue_remove(struct cabe_queue_item *item); /* from wherever it waits; nowhere is fine */
 
 /* The oldest of a class (CABE_N_CLASSES: of all), NULL when nothing waits. The next in its class: item->next. */
 struct cabe_queue_item *cabe_queue_oldest(const struct cabe_queue *queue, enum cabe_class class_);
-/* What must be taken, by weight and without ageing, before an item that is pushed now, in tokens: for Retry-After. */
+/* What must be taken, by weight and without ageing, before an item that is pushed now, in tokens. */
 int64_t cabe_queue_ahead(const struct cabe_queue *queue, enum cabe_class class_);
 
 #define CABE_QUEUE_OF(item, type, member) ((type *)(void *)((char *)(item) - offsetof(type, member)))

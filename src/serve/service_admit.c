@@ -8,48 +8,8 @@
 #define RETRY_LEAST_S 0.1
 #define RETRY_MOST_S 600.0
 #define RETRY_DRAINING_S 5.0
-#define WAITED_NS UINT64_C(2000000)
-#define RATE_LEAST 4
-#define WAIT_SHARE 0.8 /* of the time until the first token, that waiting may be expected to take */
 
-/* ---- rates ---- */
-
-void cabe_rate_take(struct cabe_rate *rate, uint64_t admitted_ns, uint64_t now_ns, int64_t tokens)
-{
-    uint64_t since_ns = rate->last_ns > admitted_ns ? rate->last_ns : admitted_ns;
-    unsigned at = rate->n % CABE_RATE_STARTS;
-
-    rate->last_ns = now_ns;
-    if (now_ns - admitted_ns < WAITED_NS)
-        return; /* there was room: that says nothing of how fast the queue goes down */
-    rate->take[at].seconds = cabe_seconds(since_ns, now_ns);
-    rate->take[at].tokens = tokens;
-    rate->n++;
-}
-
-static double rate_of(const struct cabe_rate *rate, int of_tokens)
-{
-    unsigned n = rate->n < CABE_RATE_STARTS ? rate->n : CABE_RATE_STARTS;
-    double sum = 0, seconds = 0;
-
-    if (n < RATE_LEAST)
-        return 0;
-    for (unsigned i = 0; i < n; i++) {
-        sum += of_tokens ? (double)rate->take[i].tokens : 1;
-        seconds += rate->take[i].seconds;
-    }
-    return seconds > 0 ? sum / seconds : 0;
-}
-
-double cabe_rate_requests(const struct cabe_rate *rate)
-{
-    return rate_of(rate, 0);
-}
-
-double cabe_rate_tokens(const struct cabe_rate *rate)
-{
-    return rate_of(rate, 1);
-}
+/* ---- tokens a second ---- */
 
 void cabe_meter_add(struct cabe_meter *meter, uint64_t now_ns, int64_t n)
 {
@@ -81,27 +41,6 @@ static double within(double seconds)
     return seconds < RETRY_LEAST_S ? RETRY_LEAST_S : seconds > RETRY_MOST_S ? RETRY_MOST_S : seconds;
 }
 
-/*
- * When there is room for a request of so many tokens: when what waits has gone down to what the queue may hold, at the
- * rate that it goes down. Under the lock.
- */
-static double retry_after(const struct cabe_service_entry *e, int64_t tokens)
-{
-    const struct cabe_queue_config *limits = &e->queue.config;
-    double requests = cabe_rate_requests(&e->rate), by_tokens = cabe_rate_tokens(&e->rate), wait_s = 0;
-
-    if (requests <= 0)
-        return e->view.load_s > 1 ? within(e->view.load_s) : 1;
-    if (e->queue.n >= limits->n_max)
-        wait_s = (double)(e->queue.n - limits->n_max + 1) / requests;
-    if (by_tokens > 0 && e->queue.tokens + tokens > limits->tokens_max) {
-        double for_tokens = (double)(e->queue.tokens + tokens - limits->tokens_max) / by_tokens;
-
-        wait_s = for_tokens > wait_s ? for_tokens : wait_s;
-    }
-    return within(wait_s > 0 ? wait_s : 1 / requests);
-}
-
 static enum cabe_status refuse(struct cabe_service_refusal *refusal, double retry_after_s, int overloaded,
                                enum cabe_status status)
 {
@@ -127,40 +66,28 @@ static enum cabe_status check_service(struct cabe_service *service, enum cabe_cl
     return CABE_OK;
 }
 
-/* Whether it could begin before its time is over; when not, it is told at once. Under the lock. */
-static enum cabe_status check_wait(struct cabe_service_entry *e, enum cabe_class class_,
-                                   struct cabe_service_refusal *refusal, struct cabe_error *err)
-{
-    double rate = cabe_rate_tokens(&e->rate), limit_s = WAIT_SHARE * e->service->config.first_token_s, wait_s;
-
-    if (rate <= 0 || e->queue.n == 0 || e->kind == 0)
-        return CABE_OK;
-    wait_s = (double)cabe_queue_ahead(&e->queue, class_) / rate;
-    if (wait_s <= limit_s)
-        return CABE_OK;
-    e->service->stats.n_refused_tokens++;
-    return refuse(refusal, within(wait_s - limit_s), 0,
-                  cabe_fail(err, CABE_ERR_LIMIT, "%lld requests wait: one of class %s would wait %.0f s, past the %g s until "
-                            "a first token",
-                            (long long)e->queue.n, cabe_class_name(class_), wait_s, e->service->config.first_token_s));
-}
-
-/* Whether the queue has room; nothing is changed but counters. Under the lock. */
-static enum cabe_status check_queue(struct cabe_service_entry *e, enum cabe_class class_, int64_t tokens,
+/* Whether the queue has room and it would begin in time; nothing is changed but counters and promises. Under the lock. */
+static enum cabe_status check_queue(struct cabe_service_entry *e, const struct cabe_wait *wait,
                                     struct cabe_service_refusal *refusal, struct cabe_error *err)
 {
     struct cabe_queue_item probe = {0};
-    enum cabe_status status = cabe_queue_push(&e->queue, &probe, class_, tokens, cabe_clock_ns(), err);
+    uint64_t now_ns = cabe_clock_ns();
+    enum cabe_status status = cabe_queue_push(&e->queue, &probe, wait->class_, wait->tokens, now_ns, err);
+    double retry_s = 0;
 
     if (status == CABE_OK) {
         cabe_queue_remove(&probe);
-        return check_wait(e, class_, refusal, err);
+        status = cabe_wait_check(e, wait, now_ns, &retry_s, err);
+    } else {
+        retry_s = cabe_wait_full(e, wait, now_ns);
     }
-    if (e->queue.n >= e->queue.config.n_max)
+    if (status == CABE_OK)
+        return CABE_OK;
+    if (e->queue.config.n_max > 0 && e->queue.n >= e->queue.config.n_max)
         e->service->stats.n_refused_requests++;
     else
         e->service->stats.n_refused_tokens++;
-    return refuse(refusal, retry_after(e, tokens), 0, status);
+    return refuse(refusal, within(retry_s), 0, status);
 }
 
 static int64_t estimate(const struct cabe_service_entry *e, int64_t bytes, size_t n_ids)
@@ -168,9 +95,33 @@ static int64_t estimate(const struct cabe_service_entry *e, int64_t bytes, size_
     return n_ids ? (int64_t)n_ids : (int64_t)((double)bytes / e->bytes_per_token) + 1;
 }
 
-static enum cabe_status check(struct cabe_service_entry *e, int writes, enum cabe_class class_, int goes_on, int64_t bytes,
-                              size_t n_ids, struct cabe_service_refusal *refusal, struct cabe_error *err)
+/* Under the lock. */
+static void wait_of_ask(const struct cabe_service_entry *e, const struct cabe_service_ask *ask, enum cabe_class class_,
+                        int64_t bytes, uint64_t key, struct cabe_wait *wait)
 {
+    *wait = (struct cabe_wait){.class_ = class_, .tokens = estimate(e, bytes, ask->n_ids), .key = key};
+    wait->work = cabe_wait_work(e, wait->tokens, ask->max_new, ask->n_choices > 0 ? ask->n_choices : 1, ask->ignore_end);
+}
+
+static void wait_of_embed(const struct cabe_service_entry *e, enum cabe_class class_, int64_t bytes, uint64_t key,
+                          struct cabe_wait *wait)
+{
+    *wait = (struct cabe_wait){.class_ = class_, .tokens = estimate(e, bytes, 0), .key = key};
+    wait->work = cabe_wait_work(e, wait->tokens, 0, 0, 0);
+}
+
+static enum cabe_class class_of(enum cabe_class class_)
+{
+    return (unsigned)class_ < CABE_N_CLASSES ? class_ : CABE_CLASS_NORMAL;
+}
+
+/* `ask` NULL: an embedding. */
+static enum cabe_status check(struct cabe_service_entry *e, const struct cabe_service_ask *ask, enum cabe_class class_,
+                              int goes_on, int64_t bytes, uint64_t key, struct cabe_service_refusal *refusal,
+                              struct cabe_error *err)
+{
+    int writes = ask != NULL;
+    struct cabe_wait wait;
     struct cabe_service *service = e->service;
     enum cabe_status status = CABE_OK;
 
@@ -180,8 +131,14 @@ static enum cabe_status check(struct cabe_service_entry *e, int writes, enum cab
                            writes ? "embeds text; wanted one that writes it" : "writes text; wanted one that embeds it");
     if (status == CABE_OK)
         status = check_service(service, class_, goes_on, refusal, err);
-    if (status == CABE_OK)
-        status = check_queue(e, class_, estimate(e, bytes, n_ids), refusal, err);
+    if (ask)
+        wait_of_ask(e, ask, class_, bytes, key, &wait);
+    else
+        wait_of_embed(e, class_, bytes, key, &wait);
+    if (status == CABE_OK) {
+        cabe_forecast_came(&e->forecast, class_, wait.work, e->queue.n, cabe_clock_ns());
+        status = check_queue(e, &wait, refusal, err);
+    }
     pthread_mutex_unlock(&service->lock);
     return status;
 }
@@ -191,14 +148,19 @@ static enum cabe_status admit(struct cabe_service_ticket *t, double keep_alive_s
 {
     struct cabe_service *service = t->service;
     struct cabe_service_entry *e = t->entry;
+    struct cabe_wait wait;
     enum cabe_status status;
 
     pthread_mutex_lock(&service->lock);
     t->admitted_ns = cabe_clock_ns();
-    t->estimated_tokens = estimate(e, t->bytes, t->ask.n_ids);
+    if (t->embeds)
+        wait_of_embed(e, t->class_, t->bytes, t->key, &wait);
+    else
+        wait_of_ask(e, &t->ask, t->class_, t->bytes, t->key, &wait);
+    t->estimated_tokens = wait.tokens;
     status = check_service(service, t->class_, t->embed.goes_on, refusal, err);
     if (status == CABE_OK)
-        status = check_queue(e, t->class_, t->estimated_tokens, refusal, err);
+        status = check_queue(e, &wait, refusal, err);
     if (status == CABE_OK) {
         cabe_keep_alive_set(e, keep_alive_s);
         cabe_context_ask(e, t->ask.context);
@@ -211,6 +173,7 @@ static enum cabe_status admit(struct cabe_service_ticket *t, double keep_alive_s
             cabe_queue_remove(&t->item);
     }
     if (status == CABE_OK) {
+        cabe_wait_begin(e, t, wait.work);
         e->view.n_requests++;
         service->stats.n_admitted++;
         if (service->n_tickets++ == 0)
@@ -255,6 +218,7 @@ enum cabe_status cabe_service_ask(struct cabe_service *service, const struct cab
     struct cabe_service_entry *e;
     struct cabe_service_ticket *t;
     enum cabe_status status = check_ask(ask, err);
+    uint64_t key;
 
     *ticket = NULL;
     refuse(refusal, 0, 0, CABE_OK);
@@ -262,12 +226,14 @@ enum cabe_status cabe_service_ask(struct cabe_service *service, const struct cab
         status = cabe_entry_find(&e, service, ask->model, err);
     if (status != CABE_OK)
         return status;
-    status = check(e, 1, ask->class_, 0, cabe_ticket_prompt_bytes(ask), ask->n_ids, refusal, err);
+    key = cabe_ticket_key_ask(ask);
+    status = check(e, ask, class_of(ask->class_), 0, cabe_ticket_prompt_bytes(ask), key, refusal, err);
     if (status != CABE_OK)
         return status;
     status = cabe_ticket_ask(&t, e, ask, err);
     if (status != CABE_OK)
         return no_memory(status, refusal);
+    t->key = key;
     return admit(t, ask->keep_alive_s, ticket, refusal, err);
 }
 
@@ -279,6 +245,7 @@ enum cabe_status cabe_service_embed(struct cabe_service *service, const struct c
     struct cabe_service_ticket *t;
     int64_t bytes = 0;
     enum cabe_status status;
+    uint64_t key;
 
     *ticket = NULL;
     refuse(refusal, 0, 0, CABE_OK);
@@ -287,12 +254,14 @@ enum cabe_status cabe_service_embed(struct cabe_service *service, const struct c
         return status;
     for (size_t i = 0; i < embed->n_texts; i++)
         bytes += (int64_t)embed->texts[i].n_bytes;
-    status = check(e, 0, embed->class_, embed->goes_on, bytes, 0, refusal, err);
+    key = cabe_ticket_key_embed(embed);
+    status = check(e, NULL, class_of(embed->class_), embed->goes_on, bytes, key, refusal, err);
     if (status != CABE_OK)
         return status;
     status = cabe_ticket_embed(&t, e, embed, err);
     if (status != CABE_OK)
         return no_memory(status, refusal);
+    t->key = key;
     return admit(t, embed->keep_alive_s, ticket, refusal, err);
 }
 

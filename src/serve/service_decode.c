@@ -429,9 +429,15 @@ static void begin_choices(struct decoding_host *h)
 
 /* ---- the queue ---- */
 
-/* Whether one of this class, taken now, could begin: places in the engine that nobody before it waits for. */
+/*
+ * Whether one of this class, taken now, could begin: places in the engine that nobody before it waits for; 2: by parking
+ * another. That is for who comes now and then: where a class waits for its turn all the time it would only be work done
+ * twice. Under the lock.
+ */
 static int wants_more(const struct decoding_host *h, enum cabe_class class_)
 {
+    int32_t n_seqs = h->n_answers / 2;
+    int room;
     int32_t waiting = 0, reading = 0, used = 0;
 
     for (const struct cabe_service_ticket *t = h->first; t && t->class_ <= class_; t = t->next) {
@@ -440,12 +446,15 @@ static int wants_more(const struct decoding_host *h, enum cabe_class class_)
     }
     for (int32_t i = 0; i < h->n_answers; i++)
         used += h->answers[i].ticket != NULL;
-    return waiting == 0 && reading < READING_MAX && used < h->n_answers && cabe_engine_has_room(h->engine, class_);
+    if (waiting > 0 || reading >= READING_MAX || used >= h->n_answers)
+        return 0;
+    room = cabe_engine_has_room(h->engine, class_);
+    return room == 2 && class_ != CABE_CLASS_CRITICAL && h->entry->queue.by_class[class_].n > n_seqs ? 0 : room;
 }
 
 /*
- * The queue's next one; where there is no place for it, the oldest of a higher class for which there is, since one of a
- * lower class is parked for it. Under the lock.
+ * The queue's next one; where there is no place for it, the oldest of a higher class that one of a lower class is parked
+ * for. A free place is that of what is parked. Under the lock.
  */
 static struct cabe_queue_item *choose(struct decoding_host *h, uint64_t now_ns)
 {
@@ -457,7 +466,7 @@ static struct cabe_queue_item *choose(struct decoding_host *h, uint64_t now_ns)
         return item;
     for (int class_ = 0; class_ < (int)item->class_; class_++) {
         higher = cabe_queue_oldest(&e->queue, (enum cabe_class)class_);
-        if (higher && wants_more(h, higher->class_))
+        if (higher && wants_more(h, higher->class_) >= (class_ == CABE_CLASS_CRITICAL ? 1 : 2))
             return higher;
     }
     return NULL;
@@ -507,6 +516,29 @@ static void take(struct decoding_host *h)
 
 /* ---- steps ---- */
 
+/* When one of each class could begin, if nothing waited. Under the lock. */
+static void publish_places(struct decoding_host *h, const struct cabe_engine_stats *stats)
+{
+    struct cabe_service_entry *e = h->entry;
+    struct cabe_engine_view view;
+    double least = -1;
+    int n = 0;
+
+    for (int32_t i = 0; i < h->n_answers; i++) {
+        const struct cabe_service_ticket *t = h->answers[i].ticket;
+        double left;
+
+        if (!t)
+            continue;
+        cabe_engine_view(h->engine, h->answers[i].slot, &view);
+        left = cabe_wait_left(e, view.n_new, t->ask.max_new, t->ask.ignore_end);
+        least = least < 0 || left < least ? left : least;
+        n += !view.parked;
+    }
+    for (int c = 0; c < CABE_N_CLASSES; c++)
+        e->place_s[c] = least > 0 && e->mean_new > 0 && !wants_more(h, (enum cabe_class)c) ? least * stats->answer_s * n : 0;
+}
+
 /* What others see of the engine; and that it is alive. */
 static void publish(struct decoding_host *h)
 {
@@ -532,6 +564,7 @@ static void publish(struct decoding_host *h)
     e->view.prefix_queried_tokens = kv.queried_tokens;
     e->view.prefix_hit_tokens = kv.hit_tokens;
     e->step_ns = now_ns;
+    publish_places(h, &stats);
     pthread_mutex_unlock(&service->lock);
     h->new_tokens = 0;
     h->prompt_tokens = stats.prompt_tokens;

@@ -47,7 +47,7 @@ struct cabe_service_ticket *cabe_host_take_item(struct cabe_service_entry *e, st
     if (item == cabe_queue_peek(&e->queue, now_ns))
         (void)cabe_queue_pop(&e->queue, now_ns);
     else
-        cabe_queue_remove(item);
+        cabe_queue_take(item);
     t->phase = t->embeds ? CABE_TICKET_READY : CABE_TICKET_TAKEN;
     t->taken_ns = now_ns;
     if (e->loaded_ns > t->admitted_ns) {
@@ -58,8 +58,6 @@ struct cabe_service_ticket *cabe_host_take_item(struct cabe_service_entry *e, st
     t->started = 1;
     t->next = NULL;
     e->view.n_running++;
-    if (e->loaded_ns < t->admitted_ns)
-        cabe_rate_take(&e->rate, t->admitted_ns, now_ns, t->estimated_tokens);
     return t;
 }
 
@@ -126,6 +124,7 @@ static void fail_all(struct cabe_service_entry *e, enum cabe_status status, cons
         *last = t;
         last = &t->next;
     }
+    cabe_forecast_forget_rate(&e->forecast);
     pthread_mutex_unlock(&e->service->lock);
     while ((t = first)) {
         first = t->next;
@@ -194,6 +193,7 @@ static void release(struct cabe_service_entry *e, struct cabe_pool_use *use, enu
 
     pthread_mutex_lock(&service->lock);
     e->step_ns = 0;
+    memset(e->place_s, 0, sizeof e->place_s);
     is_pinned = e->view.pinned;
     keep_ns = keep_alive_ns(e);
     pthread_mutex_unlock(&service->lock);

@@ -13,6 +13,7 @@
 
 #include "base/cancel.h"
 #include "format/store.h"
+#include "runtime/forecast.h"
 #include "runtime/pace.h"
 #include "runtime/queue.h"
 #include "runtime/stop.h"
@@ -26,7 +27,6 @@
 #define CABE_HOST_STACK_BYTES (UINT64_C(1) << 20)
 #define CABE_ENTRIES_MAX 1024
 #define CABE_BYTES_PER_TOKEN 3.5 /* until prompts were seen */
-#define CABE_RATE_STARTS 32
 #define CABE_RATE_SECONDS 8
 #define CABE_POOL_PATIENCE_NS UINT64_C(30000000000) /* a load waits so long for models in use */
 #define CABE_RENDERS_MAX 2
@@ -59,6 +59,7 @@ struct cabe_service_ticket {
     void *block;                     /* texts and arrays of ask or embed */
     uint64_t charged_bytes;
     int64_t estimated_tokens, bytes; /* of the prompt */
+    uint64_t key;                    /* who asks the same again */
     uint64_t admitted_ns, taken_ns, ready_ns, first_ns, text_ns, last_ns;
     uint64_t load_ns; /* of its wait, the model was loading so long */
     int started;      /* n_running counts it */
@@ -93,6 +94,9 @@ enum cabe_status cabe_ticket_embed(struct cabe_service_ticket **out, struct cabe
                                    const struct cabe_service_embed *embed, struct cabe_error *err);
 /* Bytes of prompt that a request has, without looking into them. */
 int64_t cabe_ticket_prompt_bytes(const struct cabe_service_ask *ask);
+/* A name for what is asked, the same when it is asked again. */
+uint64_t cabe_ticket_key_ask(const struct cabe_service_ask *ask);
+uint64_t cabe_ticket_key_embed(const struct cabe_service_embed *embed);
 void cabe_ticket_free(struct cabe_service_ticket *ticket); /* one that was never admitted */
 /* Calls ended() and frees; without the lock. `err` may be NULL with CABE_OK. */
 void cabe_ticket_end(struct cabe_service_ticket *ticket, enum cabe_status status, const struct cabe_error *err);
@@ -130,15 +134,6 @@ struct cabe_loaded {
     int is_taken;                      /* it became the pool's */
 };
 
-struct cabe_rate { /* how fast the queue goes down while something waits, over the last that had to wait */
-    struct {
-        double seconds;
-        int64_t tokens;
-    } take[CABE_RATE_STARTS];
-    unsigned n;
-    uint64_t last_ns; /* when the last one was taken */
-};
-
 struct cabe_meter { /* tokens by the second */
     uint64_t second[CABE_RATE_SECONDS];
     int64_t n[CABE_RATE_SECONDS];
@@ -161,7 +156,9 @@ struct cabe_service_entry {
     int n_borrowers;
     uint64_t idle_since_ns;
     double bytes_per_token;
-    struct cabe_rate rate;
+    struct cabe_forecast forecast;
+    double mean_new;                  /* tokens of an answer, lately; 0: not known */
+    double place_s[CABE_N_CLASSES];   /* until one of the class could begin, if nothing waited; the host's, each step */
     struct cabe_meter meter;
 
     pthread_t thread;
@@ -215,11 +212,33 @@ void cabe_service_tell(struct cabe_service *service, enum cabe_service_event eve
 double cabe_seconds(uint64_t from_ns, uint64_t to_ns); /* 0 where it is not after */
 
 /* Under the lock. */
-void cabe_rate_take(struct cabe_rate *rate, uint64_t admitted_ns, uint64_t now_ns, int64_t tokens);
-double cabe_rate_requests(const struct cabe_rate *rate); /* a second; 0: not known */
-double cabe_rate_tokens(const struct cabe_rate *rate);
 void cabe_meter_add(struct cabe_meter *meter, uint64_t now_ns, int64_t n);
 double cabe_meter_rate(const struct cabe_meter *meter, uint64_t now_ns);
+
+/* ---- waiting (service_wait.c); under the lock ---- */
+
+struct cabe_wait { /* of one that asks */
+    enum cabe_class class_;
+    int64_t tokens;  /* of its prompt, estimated */
+    double work;
+    uint64_t key;
+};
+/* Seconds that it takes of the engine. n_choices 0: an embedding. */
+double cabe_wait_work(const struct cabe_service_entry *entry, int64_t prompt_tokens, int64_t max_new, int32_t n_choices,
+                      int ignore_end);
+/*
+ * Whether it is let in, as far as its wait is concerned; otherwise CABE_ERR_LIMIT, and in *retry_s when it will be.
+ * Nothing is changed but promises.
+ */
+enum cabe_status cabe_wait_check(struct cabe_service_entry *entry, const struct cabe_wait *wait, uint64_t now_ns,
+                                 double *retry_s, struct cabe_error *err);
+/* The queue refused it: when it will not. */
+double cabe_wait_full(struct cabe_service_entry *entry, const struct cabe_wait *wait, uint64_t now_ns);
+void cabe_wait_learn(struct cabe_service_entry *entry, int64_t n_new); /* an answer has ended */
+/* Tokens that an answer will probably still have; 0 where that cannot be told. */
+double cabe_wait_left(const struct cabe_service_entry *entry, int64_t n_new, int64_t max_new, int ignore_end);
+/* It was let in and waits. */
+void cabe_wait_begin(struct cabe_service_entry *entry, struct cabe_service_ticket *ticket, double work);
 
 /* ---- loading ---- */
 

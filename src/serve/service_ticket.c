@@ -8,6 +8,7 @@
 
 #define PLACE "requests"
 #define MESSAGES_DEPTH 64
+#define KEY_BYTES 2048
 #define TICKET_HEAP_BYTES 1024 /* callbacks' own state is not ours; handles and small blocks */
 
 double cabe_seconds(uint64_t from_ns, uint64_t to_ns)
@@ -43,6 +44,59 @@ int64_t cabe_ticket_prompt_bytes(const struct cabe_service_ask *ask)
         return text_bytes(ask->messages, MESSAGES_DEPTH) + text_bytes(ask->tools, MESSAGES_DEPTH) +
                16 * (int64_t)json_array_size(ask->messages);
     return (int64_t)ask->prompt_bytes;
+}
+
+/* ---- keys ---- */
+
+/* Of a long text its ends: to tell requests apart, not for safety. */
+static uint64_t add_bytes(uint64_t key, const void *data, size_t n)
+{
+    const unsigned char *bytes = data;
+
+    key = (key ^ n) * UINT64_C(0x100000001b3);
+    for (size_t i = 0; i < n; i++) {
+        if (i == KEY_BYTES && n > 2 * KEY_BYTES)
+            i = n - KEY_BYTES;
+        key = (key ^ bytes[i]) * UINT64_C(0x100000001b3);
+    }
+    return key;
+}
+
+static uint64_t add_json(uint64_t key, const json_t *json, int depth)
+{
+    const char *name;
+    json_t *value;
+    size_t index;
+
+    if (json_is_string(json))
+        return add_bytes(key, json_string_value(json), json_string_length(json));
+    if (depth == 0)
+        return key;
+    json_array_foreach(json, index, value)
+        key = add_json(key, value, depth - 1);
+    json_object_foreach((json_t *)(uintptr_t)json, name, value)
+        key = add_json(key, value, depth - 1);
+    return key;
+}
+
+uint64_t cabe_ticket_key_ask(const struct cabe_service_ask *ask)
+{
+    uint64_t key = UINT64_C(0xcbf29ce484222325);
+
+    key = add_bytes(key, &ask->class_, sizeof ask->class_);
+    key = add_bytes(key, ask->salt, ask->salt ? strlen(ask->salt) : 0);
+    key = add_bytes(key, ask->prompt, ask->prompt ? ask->prompt_bytes : 0);
+    key = add_bytes(key, ask->ids, ask->n_ids * sizeof *ask->ids);
+    return add_json(key, ask->messages, MESSAGES_DEPTH);
+}
+
+uint64_t cabe_ticket_key_embed(const struct cabe_service_embed *embed)
+{
+    uint64_t key = add_bytes(UINT64_C(0xcbf29ce484222325), &embed->class_, sizeof embed->class_);
+
+    for (size_t i = 0; i < embed->n_texts; i++)
+        key = add_bytes(key, embed->texts[i].bytes, embed->texts[i].n_bytes);
+    return key;
 }
 
 /* ---- copies ---- */
@@ -290,8 +344,12 @@ static void count_end(struct cabe_service_ticket *t, enum cabe_status status)
         service->stats.embedded_texts += t->embed.n_texts;
         service->stats.embedded_tokens += t->n_tokens;
     }
-    if (t->started)
+    if (t->started) {
         entry->view.n_running--;
+        cabe_forecast_served(&entry->forecast, t->item.work, entry->queue.n, cabe_clock_ns());
+    }
+    if (status == CABE_OK && !t->embeds && t->n_ended > 0 && t->n_new > 0)
+        cabe_wait_learn(entry, t->n_new / t->n_ended);
     entry->idle_since_ns = cabe_clock_ns();
 }
 

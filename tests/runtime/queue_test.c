@@ -262,6 +262,50 @@ static void counts_are_exact(void **state)
     }
 }
 
+/* Who goes before his turn pays for it all the same. */
+static void out_of_turn_is_counted(void **state)
+{
+    struct cabe_queue q;
+    struct thing high[4] = {{0, {0}}, {1, {0}}, {2, {0}}, {3, {0}}}, normal[2] = {{10, {0}}, {11, {0}}};
+
+    (void)state;
+    cabe_queue_init(&q, &(struct cabe_queue_config){0});
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(cabe_queue_push(&q, &high[i].item, CABE_CLASS_HIGH, 100, 0, NULL), CABE_OK);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(cabe_queue_push(&q, &normal[i].item, CABE_CLASS_NORMAL, 100, 0, NULL), CABE_OK);
+    cabe_queue_take(&high[0].item);
+    cabe_queue_take(&high[1].item);
+    cabe_queue_take(&high[1].item); /* nowhere */
+    cabe_queue_take(&high[2].item);
+    assert_int_equal(q.by_class[CABE_CLASS_HIGH].n, 1);
+    assert_int_equal(number_of(cabe_queue_pop(&q, 0)), 10); /* 25 beside 50 */
+    assert_int_equal(number_of(cabe_queue_pop(&q, 0)), 3);
+    assert_int_equal(number_of(cabe_queue_pop(&q, 0)), 11);
+}
+
+static void work_is_summed(void **state)
+{
+    struct cabe_queue q;
+    struct thing a = {0}, b = {0};
+
+    (void)state;
+    cabe_queue_init(&q, &(struct cabe_queue_config){0});
+    assert_int_equal(cabe_queue_push(&q, &a.item, CABE_CLASS_LOW, 1, 0, NULL), CABE_OK);
+    assert_int_equal(cabe_queue_push(&q, &b.item, CABE_CLASS_LOW, 1, 0, NULL), CABE_OK);
+    cabe_queue_weigh(&a.item, 3);
+    cabe_queue_weigh(&b.item, 5);
+    cabe_queue_weigh(&a.item, 1);
+    assert_true(q.by_class[CABE_CLASS_LOW].work > 5.9 && q.by_class[CABE_CLASS_LOW].work < 6.1);
+    assert_ptr_equal(cabe_queue_pop(&q, 0), &a.item);
+    assert_true(q.by_class[CABE_CLASS_LOW].work > 4.9 && q.by_class[CABE_CLASS_LOW].work < 5.1);
+    cabe_queue_put_back(&q, &a.item);
+    assert_true(q.by_class[CABE_CLASS_LOW].work > 5.9 && q.by_class[CABE_CLASS_LOW].work < 6.1);
+    cabe_queue_remove(&a.item);
+    cabe_queue_remove(&b.item);
+    assert_true(q.by_class[CABE_CLASS_LOW].work == 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -272,6 +316,8 @@ int main(void)
         cmocka_unit_test(nothing_is_saved_up),
         cmocka_unit_test(nobody_starves),
         cmocka_unit_test(counts_are_exact),
+        cmocka_unit_test(out_of_turn_is_counted),
+        cmocka_unit_test(work_is_summed),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
