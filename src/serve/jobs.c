@@ -177,7 +177,7 @@ void cabe_job_read(struct cabe_job *job, struct cabe_job_record *record)
     pthread_mutex_unlock(&job->record_lock);
 }
 
-static int by_age(const void *a, const void *b)
+int cabe_job_newer(const void *a, const void *b)
 {
     return strcmp(((const struct cabe_job_record *)b)->id, ((const struct cabe_job_record *)a)->id);
 }
@@ -203,7 +203,6 @@ int cabe_jobs_unstored(struct cabe_jobs *jobs, int state, struct cabe_job_record
         kept += state < 0 || (int)out[kept].state == state;
         cabe_job_put(found[i]);
     }
-    qsort(out, (size_t)kept, sizeof *out, by_age);
     return kept;
 }
 

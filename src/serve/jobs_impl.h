@@ -63,7 +63,9 @@ const char *cabe_job_id(const struct cabe_job *job);
 /* NULL: not alive here. To be given back with cabe_job_put(). */
 struct cabe_job *cabe_jobs_find(struct cabe_jobs *jobs, const char *id);
 void cabe_job_put(struct cabe_job *job);
-/* Records of the fleeting (the last ones that have ended, too) and of the unsaved ones, newest first; how many. */
+/* For qsort() of records: the newest first. */
+int cabe_job_newer(const void *a, const void *b);
+/* Records of the fleeting (the last ones that have ended, too) and of the unsaved ones, in any order; how many. */
 int cabe_jobs_unstored(struct cabe_jobs *jobs, int state, struct cabe_job_record out[CABE_JOBS_UNSTORED_MAX]);
 /* Of a fleeting one that has ended; 0: not known, or no longer. */
 int cabe_jobs_recent(struct cabe_jobs *jobs, const char *id, struct cabe_job_record *record);

@@ -109,7 +109,7 @@ static void list(struct errand *errand)
     const char *state_name = cabe_http_query(errand->exchange, "state");
     const char *limit = cabe_http_query(errand->exchange, "limit");
     const char *before = cabe_http_query(errand->exchange, "before");
-    int state = state_name ? state_of(state_name) : -1, n_max = limit ? atoi(limit) : LIST_DEFAULT, n = 0, first = 0;
+    int state = state_name ? state_of(state_name) : -1, n_max = limit ? atoi(limit) : LIST_DEFAULT, n = 0, first = 0, n_all;
     struct cabe_job_record *records = NULL;
     struct cabe_jobs_store *store;
     struct cabe_error err;
@@ -135,7 +135,9 @@ static void list(struct errand *errand)
         cabe_reply_status(errand->exchange, &err, NULL);
     } else {
         data = json_array();
-        for (int i = 0; i < first + (n > n_max ? n_max : n); i++) {
+        n_all = first + (n > n_max ? n_max : n);
+        qsort(records, (size_t)n_all, sizeof *records, cabe_job_newer);
+        for (int i = 0; i < n_all; i++) {
             freshen(jobs, &records[i]);
             json_array_append_new(data, cabe_job_json(&records[i]));
         }

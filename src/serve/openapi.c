@@ -33,15 +33,30 @@ static json_t *content_of(const char *type, json_t *schema)
     return json_pack("{s:{s:o}}", type, "schema", schema);
 }
 
-static json_t *responses_of(const struct cabe_route *route, const struct openapi_body *body)
+static void put_answer(json_t *responses, const struct openapi_answer *answer)
 {
-    json_t *content = content_of("application/json", json_object());
-    json_t *error = content_of("application/json", reference(route->flags & CABE_ROUTE_OLLAMA ? "OllamaError" : "Error"));
+    json_t *content = json_object();
+    char status[12];
 
-    if (body && body->streams)
-        json_object_set_new(content, body->streams == 1 ? "text/event-stream" : "application/x-ndjson", json_object());
-    return json_pack("{s:{s:s,s:o},s:{s:s,s:o}}", "200", "description", "done", "content", content, "default",
-                     "description", "refused or failed; 429 and 503 with Retry-After", "content", error);
+    if (answer->schema)
+        json_object_set_new(content, "application/json", json_pack("{s:o}", "schema", reference(answer->schema)));
+    if (answer->type)
+        json_object_set_new(content, answer->type, json_object());
+    snprintf(status, sizeof status, "%d", answer->status);
+    json_object_set_new(responses, status, json_pack("{s:s,s:o}", "description",
+                                                     answer->status == 202 ? "begun" : "done", "content", content));
+}
+
+static json_t *responses_of(const struct cabe_route *route)
+{
+    json_t *error = content_of("application/json", reference(route->flags & CABE_ROUTE_OLLAMA ? "OllamaError" : "Error"));
+    json_t *responses = json_pack("{s:{s:s,s:o}}", "default", "description",
+                                  "refused or failed; 429 and 503 with Retry-After", "content", error);
+
+    for (const struct openapi_answer *answer = openapi_answers; answer->path; answer++)
+        if (answer->method == route->method && strcmp(answer->path, route->path) == 0)
+            put_answer(responses, answer);
+    return responses;
 }
 
 /* "operationId": letters and digits of method and path. */
@@ -62,7 +77,7 @@ static json_t *operation_of(const struct cabe_route *route)
         route->method == CABE_HTTP_GET || route->method == CABE_HTTP_HEAD ? NULL : body_of(route->path);
     size_t n = strlen(route->path);
     json_t *operation = json_pack("{s:s,s:o}", "summary", route->summary ? route->summary : "", "responses",
-                                  responses_of(route, body));
+                                  responses_of(route));
 
     put_operation_id(operation, method_name(route->method), route->path);
     if (body)
@@ -107,6 +122,8 @@ json_t *api_openapi_json(void)
         for (const struct cabe_route *route = *tables; route->path; route++)
             put_route(paths, route);
     for (const struct openapi_schema *schema = openapi_schemas; schema->name; schema++)
+        json_object_set_new(schemas, schema->name, json_loads(schema->json, 0, NULL));
+    for (const struct openapi_schema *schema = openapi_answer_schemas; schema->name; schema++)
         json_object_set_new(schemas, schema->name, json_loads(schema->json, 0, NULL));
     return json_pack("{s:s,s:{s:s,s:s,s:s,s:{s:s}},s:[{s:s}],s:[{s:[]},{}],s:o,s:{s:o,s:{s:{s:s,s:s}}}}", "openapi",
                      "3.1.0", "info", "title", "cabe", "version", CABE_VERSION, "description",

@@ -2,17 +2,27 @@
 #ifndef CABE_SERVE_OPENAPI_IMPL_H
 #define CABE_SERVE_OPENAPI_IMPL_H
 
+#include "serve/http.h"
+
 struct openapi_schema {
     const char *name, *json;
 };
 
 struct openapi_body {
     const char *path, *schema; /* of the request */
-    int streams;               /* 1: server-sent events, 2: JSON lines, where "stream" is true */
+};
+
+struct openapi_answer { /* a route without one answers with errors only */
+    enum cabe_http_method method;
+    const char *path;
+    int status;
+    const char *schema; /* of its JSON; NULL: it has none */
+    const char *type;   /* another type that it may have, such as that of a stream; NULL: none */
 };
 
 /* End with NULL. */
-extern const struct openapi_schema openapi_schemas[];
+extern const struct openapi_schema openapi_schemas[], openapi_answer_schemas[];
+extern const struct openapi_answer openapi_answers[];
 extern const struct openapi_body openapi_bodies[];
 
 #endif

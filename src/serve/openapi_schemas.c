@@ -1,4 +1,4 @@
-/* What bodies look like: schemas of the OpenAPI description, and which route takes and gives which. */
+/* What requests look like: schemas of the OpenAPI description, and which route takes which. */
 #include <stddef.h>
 
 #include "serve/openapi_impl.h"
@@ -85,12 +85,12 @@ const struct openapi_schema openapi_schemas[] = {
 };
 
 const struct openapi_body openapi_bodies[] = {
-    {"/v1/chat/completions", "ChatRequest", 1},     {"/v1/completions", "CompletionRequest", 1},
-    {"/v1/embeddings", "EmbeddingRequest", 0},      {"/v1/responses", "ResponseRequest", 1},
-    {"/api/chat", "OllamaChatRequest", 2},          {"/api/generate", "OllamaGenerateRequest", 2},
-    {"/api/embed", "OllamaEmbedRequest", 0},        {"/api/embeddings", "OllamaEmbedRequest", 0},
-    {"/api/show", "ModelRequest", 0},               {"/api/pull", "ModelRequest", 2},
-    {"/api/delete", "ModelRequest", 0},             {"/v1/plan", "PlanRequest", 0},
-    {"/v1/tokenize", "TokenizeRequest", 0},         {"/v1/detokenize", "DetokenizeRequest", 0},
-    {NULL, NULL, 0},
+    {"/v1/chat/completions", "ChatRequest"}, {"/v1/completions", "CompletionRequest"},
+    {"/v1/embeddings", "EmbeddingRequest"},  {"/v1/responses", "ResponseRequest"},
+    {"/api/chat", "OllamaChatRequest"},      {"/api/generate", "OllamaGenerateRequest"},
+    {"/api/embed", "OllamaEmbedRequest"},    {"/api/embeddings", "OllamaEmbedRequest"},
+    {"/api/show", "ModelRequest"},           {"/api/pull", "ModelRequest"},
+    {"/api/delete", "ModelRequest"},         {"/v1/plan", "PlanRequest"},
+    {"/v1/tokenize", "TokenizeRequest"},     {"/v1/detokenize", "DetokenizeRequest"},
+    {NULL, NULL},
 };

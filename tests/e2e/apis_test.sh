@@ -33,7 +33,7 @@ done
 status() {
     local want=$1 got
     shift
-    got=$(curl -s -m 150 -H 'x-cabe-class: critical' -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
+    got=$(curl -s -m 150 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
     [ "$got" = "$want" ] || complain "$*: status $got, wanted $want: $(head -c 300 "$work/body")"
 }
 body() { jq -e "$1" "$work/body" >/dev/null || complain "not $1: $(head -c 400 "$work/body")"; }
@@ -129,6 +129,10 @@ body '.tier != "" and .recommendation and .workers.all > 0 and .slots.all > 0 an
     and (.memory.holders | length) > 0 and .work.running == 0'
 status 200 "$url/openapi.json"
 body '.openapi == "3.1.0" and .paths["/v1/chat/completions"].post.requestBody'
+
+# ---- the description and the answers ----
+python3 "$here/openapi.py" "$url" chat embed "$work/chat" >"$work/described" || complain "$(cat "$work/described")"
+tail -n 1 "$work/described"
 
 # ---- what does not belong ----
 if [ -r "$data/hostile-json/JSONTestSuite.tar.gz" ]; then

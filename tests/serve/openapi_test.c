@@ -73,12 +73,9 @@ static void expect_references(const json_t *json, const json_t *schemas)
     }
 }
 
-static void test_schemas(void **state)
+static void expect_schemas(const struct openapi_schema *schema, const json_t *schemas)
 {
-    json_t *json = api_openapi_json(), *schemas = json_object_get(json_object_get(json, "components"), "schemas");
-
-    (void)state;
-    for (const struct openapi_schema *schema = openapi_schemas; schema->name; schema++) {
+    for (; schema->name; schema++) {
         json_error_t why;
         json_t *one = json_loads(schema->json, JSON_REJECT_DUPLICATES, &why);
 
@@ -88,10 +85,28 @@ static void test_schemas(void **state)
         json_decref(one);
         assert_non_null(json_object_get(schemas, schema->name));
     }
+}
+
+static void test_schemas(void **state)
+{
+    json_t *json = api_openapi_json(), *schemas = json_object_get(json_object_get(json, "components"), "schemas");
+    size_t n = 0;
+
+    (void)state;
+    expect_schemas(openapi_schemas, schemas);
+    expect_schemas(openapi_answer_schemas, schemas);
     for (const struct openapi_body *body = openapi_bodies; body->path; body++) {
         assert_non_null(json_object_get(schemas, body->schema));
         assert_non_null(json_object_get(json_object_get(json, "paths"), body->path));
     }
+    for (const struct openapi_answer *answer = openapi_answers; answer->path; answer++, n++) {
+        struct cabe_route_found found = cabe_route_find(answer->method, answer->path); /* "*" stands for itself */
+
+        assert_non_null(found.route);
+        assert_string_equal(found.route->path, answer->path);
+        assert_int_equal(found.route->method, answer->method);
+    }
+    assert_true(n > 30);
     expect_references(json, schemas);
     json_decref(json);
 }
