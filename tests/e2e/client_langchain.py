@@ -1,11 +1,10 @@
 """LangChain's wrappers of OpenAI and Ollama against cabe. usage: client_langchain.py URL CHAT_MODEL EMBEDDING_MODEL"""
-from checks import CHAT, EMBED, HEADERS, URL, check, end
+from checks import CHAT, EMBED, URL, check, end
 from langchain_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 
-OPENAI = {"base_url": URL + "/v1", "api_key": "none", "model": CHAT, "temperature": 0, "max_tokens": 10, "max_retries": 0,
-          "default_headers": HEADERS}
-OLLAMA = {"base_url": URL, "model": CHAT, "temperature": 0, "num_predict": 10, "client_kwargs": {"headers": HEADERS}}
+OPENAI = {"base_url": URL + "/v1", "api_key": "none", "model": CHAT, "temperature": 0, "max_tokens": 10, "max_retries": 0}
+OLLAMA = {"base_url": URL, "model": CHAT, "temperature": 0, "num_predict": 10}
 
 
 def content(message):
@@ -30,9 +29,8 @@ check("".join(text.stream("Once")) == text.invoke("Once"))
 check("".join(OllamaLLM(**OLLAMA).stream("Once")) == OllamaLLM(**OLLAMA).invoke("Once"))
 
 # LangChain would send OpenAI's token ids, which mean nothing here, unless told not to
-embed = OpenAIEmbeddings(base_url=URL + "/v1", api_key="none", model=EMBED, check_embedding_ctx_length=False,
-                         default_headers=HEADERS)
+embed = OpenAIEmbeddings(base_url=URL + "/v1", api_key="none", model=EMBED, check_embedding_ctx_length=False)
 rows = embed.embed_documents(["hello", "world"])
-other = OllamaEmbeddings(base_url=URL, model=EMBED, client_kwargs={"headers": HEADERS}).embed_documents(["hello", "world"])
+other = OllamaEmbeddings(base_url=URL, model=EMBED).embed_documents(["hello", "world"])
 check(max(abs(a - b) for a, b in zip(rows[1], other[1])) < 1e-6, "two ways, two rows")
 end("langchain")

@@ -4,9 +4,9 @@ import time
 import urllib.request
 
 import ollama
-from checks import CHAT, EMBED, HEADERS, URL, check, end, fails
+from checks import CHAT, EMBED, URL, check, end, fails
 
-client = ollama.Client(host=URL, timeout=120, headers=HEADERS)
+client = ollama.Client(host=URL, timeout=120)
 HELLO = [{"role": "user", "content": "Say hello"}]
 SHORT = {"num_predict": 8, "temperature": 0}
 

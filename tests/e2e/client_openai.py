@@ -4,10 +4,9 @@ import math
 import time
 
 import openai
-from checks import CHAT, EMBED, HEADERS, URL, check, end, fails
+from checks import CHAT, EMBED, URL, check, end, fails
 
-client = openai.OpenAI(base_url=URL + "/v1", api_key="none", max_retries=0, timeout=120,
-                       default_headers=HEADERS)
+client = openai.OpenAI(base_url=URL + "/v1", api_key="none", max_retries=0, timeout=120)
 HELLO = [{"role": "user", "content": "Say hello"}]
 
 
