@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/process.h"
+#include "base/threads.h"
 #include "serve/jobs.h"
 #include "serve/metrics_impl.h"
 
@@ -265,7 +266,32 @@ static void service(struct page *page)
     one(page, page->own, "pool_load_seconds_total", "counter", "Time of all loads.", (double)s->pool.load_ns / 1e9);
 }
 
-/* ---- memory, phases ---- */
+/* ---- turns, memory, phases ---- */
+
+/* What classes got of the threads that compute, and waited for them. */
+static void turns(struct page *page)
+{
+    static const char *const names[] = {"turns_total", "turns_waited_total", "turn_seconds_total",
+                                        "turn_wait_seconds_total"};
+    static const char *const helps[] = {"Regions that ran on the team of threads.",
+                                        "Of them, those that waited for another thread's.", "Time that they took.",
+                                        "Time that they waited."};
+    struct cabe_session *session = page->metrics->server->session;
+    struct cabe_turns turn[CABE_N_CLASSES];
+
+    if (!session || !session->team)
+        return;
+    cabe_team_turns(session->team, turn);
+    for (int k = 0; k < 4; k++) {
+        begin(page, page->own, names[k], "counter", helps[k]);
+        for (int c = 0; c < CABE_N_CLASSES; c++)
+            put(page, "%s%s{class=\"%s\"} %.9g\n", page->own, names[k], cabe_class_name((enum cabe_class)c),
+                k == 0   ? (double)turn[c].n_turns
+                : k == 1 ? (double)turn[c].n_waits
+                : k == 2 ? (double)turn[c].used_ns / 1e9
+                         : (double)turn[c].wait_ns / 1e9);
+    }
+}
 
 static void device_line(struct page *page, const char *name, int device, const char *more, uint64_t value)
 {
@@ -511,6 +537,7 @@ char *cabe_metrics_text(struct cabe_metrics *metrics, size_t *n)
         cabe_service_stats(metrics->server->service, &page.stats);
     models(&page);
     service(&page);
+    turns(&page);
     memory(&page);
     phases(&page);
     jobs(&page);
