@@ -58,7 +58,6 @@ const char *api_error_type(int status)
     case 429:
         return "rate_limit_error";
     case 503:
-    case 507:
         return "overloaded_error";
     default:
         return status >= 500 ? "server_error" : "invalid_request_error";

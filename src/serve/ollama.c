@@ -82,50 +82,49 @@ static json_t *tag_json(const struct cabe_service_model *model)
                      cabe_json_count(model->file_bytes), "digest", digest, "details", details_json(model));
 }
 
-static void list_tags(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+/* As /api/tags, with what /api/ps says of a model in memory. */
+static json_t *running_json(const struct cabe_service_model *model)
+{
+    double left = model->keep_alive_s < 0 || model->pinned ? 1e9 : model->keep_alive_s - model->idle_s;
+    char stamp[API_TIME_MAX];
+    json_t *json = tag_json(model);
+
+    json_object_set_new(json, "size", cabe_json_count(model->bytes));
+    json_object_set_new(json, "size_vram", json_integer(0));
+    json_object_set_new(json, "context_length", json_integer(model->context));
+    json_object_set_new(json, "expires_at",
+                        json_string(api_time((int64_t)time(NULL) + (int64_t)(left > 0 ? left : 0), stamp)));
+    return json;
+}
+
+static void list(struct cabe_server *server, struct cabe_http_exchange *exchange, int is_running)
 {
     size_t n;
     struct cabe_service_model *models = api_models(server, exchange, &n);
-    json_t *list;
+    json_t *all;
 
-    (void)tail;
     if (!models)
         return;
-    list = json_array();
+    all = json_array();
     for (size_t i = 0; i < n; i++)
-        json_array_append_new(list, tag_json(&models[i]));
+        if (!is_running)
+            json_array_append_new(all, tag_json(&models[i]));
+        else if (models[i].state == CABE_SERVICE_READY)
+            json_array_append_new(all, running_json(&models[i]));
     cabe_free(models);
-    cabe_reply_json(exchange, 200, json_pack("{s:o}", "models", list));
+    cabe_reply_json(exchange, 200, json_pack("{s:o}", "models", all));
+}
+
+static void list_tags(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    (void)tail;
+    list(server, exchange, 0);
 }
 
 static void list_running(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    size_t n;
-    struct cabe_service_model *models = api_models(server, exchange, &n);
-    json_t *list;
-
     (void)tail;
-    if (!models)
-        return;
-    list = json_array();
-    for (size_t i = 0; i < n; i++) {
-        const struct cabe_service_model *model = &models[i];
-        double left = model->keep_alive_s < 0 || model->pinned ? 1e9 : model->keep_alive_s - model->idle_s;
-        char stamp[API_TIME_MAX];
-        json_t *json;
-
-        if (model->state != CABE_SERVICE_READY)
-            continue;
-        json = tag_json(model);
-        json_object_set_new(json, "size", cabe_json_count(model->bytes));
-        json_object_set_new(json, "size_vram", json_integer(0));
-        json_object_set_new(json, "context_length", json_integer(model->context));
-        json_object_set_new(json, "expires_at",
-                            json_string(api_time((int64_t)time(NULL) + (int64_t)(left > 0 ? left : 0), stamp)));
-        json_array_append_new(list, json);
-    }
-    cabe_free(models);
-    cabe_reply_json(exchange, 200, json_pack("{s:o}", "models", list));
+    list(server, exchange, 1);
 }
 
 /* The headers of the files as model_info, with Ollama's two names that clients look for. */

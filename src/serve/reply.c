@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "base/memory.h"
+#include "serve/api_impl.h"
 #include "serve/route.h"
 #include "serve/server.h"
 #include "serve/server_impl.h"
@@ -35,24 +36,6 @@ void cabe_reply_json(struct cabe_http_exchange *exchange, int status, json_t *js
     cabe_free(text);
 }
 
-static const char *error_type(int status)
-{
-    switch (status) {
-    case 401:
-        return "authentication_error";
-    case 403:
-        return "permission_error";
-    case 404:
-        return "not_found_error";
-    case 429:
-        return "rate_limit_error";
-    case 503:
-        return "overloaded_error";
-    default:
-        return status >= 500 ? "server_error" : "invalid_request_error";
-    }
-}
-
 static json_t *nullable(const char *text)
 {
     return text ? json_string(text) : json_null();
@@ -67,7 +50,7 @@ static void reply_error_text(struct cabe_http_exchange *exchange, int status, co
         cabe_reply_json(exchange, status, json_pack("{s:o}", "error", text));
     else
         cabe_reply_json(exchange, status,
-                        json_pack("{s:{s:o,s:s,s:o,s:o}}", "error", "message", text, "type", error_type(status),
+                        json_pack("{s:{s:o,s:s,s:o,s:o}}", "error", "message", text, "type", api_error_type(status),
                                   "param", nullable(param), "code", nullable(code)));
 }
 

@@ -149,6 +149,26 @@ static struct api_answer *ask_for(struct recorder *r, const char *json, api_read
     return answer;
 }
 
+static inline void expect_fault(const char *json, api_reader *read, const char *param, const char *words)
+{
+    struct api_request request;
+    struct api_fault fault;
+
+    read_request(&request, json, read, &fault);
+    if (fault.status != 400 || strcmp(fault.param, param) != 0 || !strstr(fault.text, words))
+        print_message("%s: %d %s: %s\n", json, fault.status, fault.param, fault.text);
+    assert_int_equal(fault.status, 400);
+    assert_string_equal(fault.param, param);
+    assert_non_null(strstr(fault.text, words));
+    api_request_clear(&request);
+}
+
+static inline void close_answer(struct recorder *r, struct api_answer *answer)
+{
+    api_text_clear(&r->text);
+    api_answer_release(answer);
+}
+
 static void say(int part, int choice, const char *text)
 {
     struct cabe_service_ask *ask = &played.ask[part];

@@ -4,20 +4,6 @@
 
 #include "api_setup.h"
 
-static void expect_fault(const char *json, api_reader *read, const char *param, const char *words)
-{
-    struct api_request request;
-    struct api_fault fault;
-
-    read_request(&request, json, read, &fault);
-    if (fault.status != 400 || strcmp(fault.param, param) != 0 || !strstr(fault.text, words))
-        print_message("%s: %d %s: %s\n", json, fault.status, fault.param, fault.text);
-    assert_int_equal(fault.status, 400);
-    assert_string_equal(fault.param, param);
-    assert_non_null(strstr(fault.text, words));
-    api_request_clear(&request);
-}
-
 static void test_faults(void **state)
 {
     api_reader *chat = api_read_ollama_chat, *generate = api_read_ollama_generate;
@@ -118,8 +104,7 @@ static void test_streams(void **state)
     assert_true(json_integer_value(at(json, "total_duration")) > 0);
     json_decref(json);
     assert_null(nth_json(&r, 3));
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 
     answer = ask_for(&r,
                      "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"tools\":[{\"type\":"
@@ -136,8 +121,7 @@ static void test_streams(void **state)
     assert_text(json, "message.role", "assistant");
     assert_text(json, "done_reason", "stop");
     json_decref(json);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 }
 
 static void test_whole_and_errors(void **state)
@@ -157,8 +141,7 @@ static void test_whole_and_errors(void **state)
     assert_text(json, "message.content", "one");
     assert_text(json, "done_reason", "stop");
     json_decref(json);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 
     answer = ask_for(&r, "{\"model\":\"m\",\"prompt\":\"hi\",\"options\":{\"num_ctx\":8192}}", api_read_ollama_generate,
                      &api_form_ollama_generate);
@@ -171,8 +154,7 @@ static void test_whole_and_errors(void **state)
     start_part(0);
     played.ask[0].ended(played.ask[0].self, err.status, &err, NULL);
     assert_true(has(&r, "{\"error\":\"9000 tokens"));
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 }
 
 static void test_embeddings(void **state)

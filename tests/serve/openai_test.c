@@ -8,20 +8,6 @@
 
 /* ---- requests ---- */
 
-static void expect_fault(const char *json, api_reader *read, const char *param, const char *words)
-{
-    struct api_request request;
-    struct api_fault fault;
-
-    read_request(&request, json, read, &fault);
-    if (fault.status != 400 || strcmp(fault.param, param) != 0 || !strstr(fault.text, words))
-        print_message("%s: %d %s: %s\n", json, fault.status, fault.param, fault.text);
-    assert_int_equal(fault.status, 400);
-    assert_string_equal(fault.param, param);
-    assert_non_null(strstr(fault.text, words));
-    api_request_clear(&request);
-}
-
 static void test_faults(void **state)
 {
     static const struct {
@@ -154,8 +140,7 @@ static void test_chat_whole(void **state)
     assert_int_equal(r.n_begun, 0);
     assert_int_equal(r.n_released, 1);
     json_decref(json);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 }
 
 static void test_chat_stream(void **state)
@@ -191,8 +176,7 @@ static void test_chat_stream(void **state)
     assert_null(nth_json(&r, 5));
     assert_true(r.text.n > 14 && memcmp(r.text.bytes + r.text.n - 14, "data: [DONE]\n\n", 14) == 0);
     assert_int_equal(r.n_ended, 1);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 }
 
 static void test_errors(void **state)
@@ -216,8 +200,7 @@ static void test_errors(void **state)
     assert_true(has(&r, "data: {\"error\":{\"message\":\"not a number\""));
     assert_int_equal(r.n_ended, 1);
     assert_int_equal(r.n_refused, 0);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 
     answer = ask_for(&r, CHAT ",\"stream\":true}", api_read_chat, &api_form_chat);
     start_part(0);
@@ -230,8 +213,7 @@ static void test_errors(void **state)
     played.ask[0].ended(played.ask[0].self, err.status, &err, NULL);
     assert_int_equal(r.n_ended, 1);
     assert_int_equal(r.n_released, 1);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 
     answer = ask_for(&r, CHAT "}", api_read_chat, &api_form_chat);
     api_answer_gone(answer);
@@ -282,8 +264,7 @@ static void test_completions(void **state)
     assert_text(json, "choices.3.text", "bfour");
     assert_number(json, "usage.prompt_tokens", 14);
     json_decref(json);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 }
 
 /* ---- tools ---- */
@@ -352,8 +333,7 @@ static void test_tool_answers(void **state)
     assert_text(json, "choices.0.message.tool_calls.0.function.arguments", "{\"x\":1}");
     assert_text(json, "choices.0.finish_reason", "tool_calls");
     json_decref(json);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 
     snprintf(json_text, sizeof json_text, CHAT "%s,\"stream\":true}", tools);
     answer = ask_for(&r, json_text, api_read_chat, &api_form_chat);
@@ -368,8 +348,7 @@ static void test_tool_answers(void **state)
     json = nth_json(&r, 3);
     assert_text(json, "choices.0.finish_reason", "tool_calls");
     json_decref(json);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 }
 
 /* ---- responses ---- */
@@ -391,8 +370,7 @@ static void test_response(void **state)
     assert_text(json, "output.0.content.0.text", "one");
     assert_number(json, "usage.input_tokens_details.cached_tokens", 4);
     json_decref(json);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 }
 
 static void test_response_stream(void **state)
@@ -433,8 +411,7 @@ static void test_response_stream(void **state)
         json_decref(json);
     }
     assert_null(nth_json(&r, 13));
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 }
 
 /* ---- log-probabilities ---- */
@@ -468,8 +445,7 @@ static void test_logprobs(void **state)
     assert_true(json_number_value(at(json, "choices.0.logprobs.content.0.top_logprobs.1.logprob")) == -9999.0);
     assert_number(json, "choices.0.logprobs.content.0.top_logprobs.1.bytes.0", 0xC3);
     json_decref(json);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 
     answer = ask_for(&r, "{\"model\":\"m\",\"prompt\":\"x\",\"logprobs\":2}", api_read_completion, &api_form_completion);
     played.ask[0].text(played.ask[0].self, 0, "a", 1, &sampled, tokenizer);
@@ -480,8 +456,7 @@ static void test_logprobs(void **state)
     assert_number(json, "choices.0.logprobs.text_offset.1", 1);
     assert_true(json_number_value(at(json, "choices.0.logprobs.top_logprobs.1.a")) == -0.5);
     json_decref(json);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
     cabe_tokenizer_close(tokenizer);
     cabe_free(block);
 }
@@ -605,8 +580,7 @@ static void play(const char *json, api_reader *read, const struct api_form *form
         conclude_part(0, CABE_SERVICE_STOP);
     }
     assert_int_equal(r.n_released, 1);
-    api_text_clear(&r.text);
-    api_answer_release(answer);
+    close_answer(&r, answer);
 }
 
 static void test_memory(void **state)
