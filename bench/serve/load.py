@@ -226,7 +226,10 @@ async def inject(args):
     gaps = [(b, b - a) for answer in answers for a, b in zip(answer.times, answer.times[1:])]
     before = percentile([gap for at, gap in gaps if at < began], .95)
     during = percentile([gap for at, gap in gaps if began <= at <= ended], .95)
+    times = [gap for at, gap in gaps if began <= at <= ended]
     print(json.dumps({"clients": clients, "long_first_s": long.first, "long_error": long.error,
+                      "p99_between_during_s": percentile(times, .99), "most_between_during_s": max(times, default=math.nan),
+                      "mean_between_during_s": statistics.fmean(times) if times else math.nan,
                       "p95_between_before_s": before, "p95_between_during_s": during, "ratio": during / before,
                       "failed": sum(1 for a in answers if a.error)}, indent=1))
 
@@ -344,6 +347,7 @@ async def overload(args):
     result["refusal_p50_ms"] = percentile([a.headers for a in refused], .5) * 1e3
     result["refusal_p99_ms"] = percentile([a.headers for a in refused], .99) * 1e3
     result["promises"] = promises(turns)
+    result["client_cpu_s"] = time.process_time()
     result["other_errors"] = sorted({a.error for _, answers in turns for a in answers
                                      if a.error and not is_refusal(a)})[:3]
     if memory:

@@ -9,12 +9,13 @@
 #define LATE 1.5         /* times it, and a second */
 #define LOOK_NS (SECOND / 10)
 #define MISSED_NS (SECOND + SECOND / 4)
-#define GUESS 2.0        /* so many that are not known count half */
+#define KEEP_BACK 0.99
+#define GUESS 1.0        /* so many that are not known count half */
 #define HALVINGS 40
 
 /* Of the time until it is to begin, what may be expected to be waited. */
-#define SHARE 0.45       /* others may come that go before it */
-#define SHARE_ALONE 0.75 /* nobody else matters */
+#define SHARE 0.4        /* others may come that go before it */
+#define SHARE_ALONE 0.7  /* nobody else matters */
 #define SHARE_DUE 0.75   /* it was promised */
 #define OWN 1.05         /* times what waits of its class: so little others matter */
 #define LOW 0.5          /* of these: the queue runs low, promises or not */
@@ -36,15 +37,18 @@ void cabe_forecast_came(struct cabe_forecast *f, enum cabe_class class_, double 
     if (f->came[class_].second[at] != second) {
         f->came[class_].second[at] = second;
         f->came[class_].work[at] = 0;
+        f->came[class_].n[at] = 0;
     }
     f->came[class_].work[at] += work;
+    f->came[class_].n[at]++;
 }
 
-/* Work a second that came of a class lately; of what has only begun to come not all is believed. */
+/* Work a second that came of a class lately: since the first of them, which alone says nothing of the next. */
 static double coming(const struct cabe_forecast *f, int class_, uint64_t now_ns)
 {
     uint64_t second = now_ns / SECOND, oldest = second;
     double sum = 0, seconds;
+    int64_t n = 0;
 
     for (int i = 0; i < CABE_FORECAST_SECONDS; i++) {
         uint64_t of = f->came[class_].second[i];
@@ -52,9 +56,11 @@ static double coming(const struct cabe_forecast *f, int class_, uint64_t now_ns)
         if (of > second || second - of >= CABE_FORECAST_SECONDS)
             continue;
         sum += f->came[class_].work[i];
+        n += f->came[class_].n[i];
         oldest = of < oldest ? of : oldest;
     }
     seconds = between(oldest * SECOND, now_ns);
+    sum *= n > 0 ? (double)(n - 1) / (double)n : 0;
     return sum / (seconds > COMING_S ? seconds : COMING_S);
 }
 
@@ -170,8 +176,8 @@ double cabe_forecast_wait(const struct cabe_forecast *f, const double waiting[CA
 
 static void count_back(struct cabe_forecast *f, int came_back)
 {
-    f->n_known = f->n_known * KEEP + 1;
-    f->n_away = f->n_away * KEEP + !came_back;
+    f->n_known = f->n_known * KEEP_BACK + 1;
+    f->n_away = f->n_away * KEEP_BACK + !came_back;
 }
 
 static void forget(struct cabe_forecast *f, int i)

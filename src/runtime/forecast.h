@@ -35,6 +35,7 @@ struct cabe_forecast {
     struct {
         uint64_t second[CABE_FORECAST_SECONDS];
         double work[CABE_FORECAST_SECONDS];
+        int64_t n[CABE_FORECAST_SECONDS];
     } came[CABE_N_CLASSES];
     struct cabe_promise promises[CABE_FORECAST_PROMISES];
     int n_promises;

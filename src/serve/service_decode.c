@@ -30,6 +30,7 @@ struct answer { /* a choice on its way: a sequence of the engine */
     size_t n_head;
     int ended; /* by an end token */
     int fresh; /* no token yet */
+    int64_t n_read; /* of its prompt */
     uint64_t last_ns; /* its last token came */
     enum cabe_status status;
 };
@@ -281,6 +282,7 @@ static enum cabe_status begin_choice(struct decoding_host *h, struct cabe_servic
     a->n_head = 0;
     a->ended = 0;
     a->fresh = 1;
+    a->n_read = 0;
     a->status = CABE_OK;
     request.self = a;
     salt_of(ask->salt, request.salt);
@@ -516,8 +518,8 @@ static void take(struct decoding_host *h)
 
 /* ---- steps ---- */
 
-/* When one of each class could begin, if nothing waited. Under the lock. */
-static void publish_places(struct decoding_host *h, const struct cabe_engine_stats *stats)
+/* When one of each class could begin, if nothing waited; and whose prompt got on. Under the lock. */
+static void publish_places(struct decoding_host *h, const struct cabe_engine_stats *stats, uint64_t now_ns)
 {
     struct cabe_service_entry *e = h->entry;
     struct cabe_engine_view view;
@@ -525,12 +527,16 @@ static void publish_places(struct decoding_host *h, const struct cabe_engine_sta
     int n = 0;
 
     for (int32_t i = 0; i < h->n_answers; i++) {
-        const struct cabe_service_ticket *t = h->answers[i].ticket;
+        struct cabe_service_ticket *t = h->answers[i].ticket;
         double left;
 
         if (!t)
             continue;
         cabe_engine_view(h->engine, h->answers[i].slot, &view);
+        if (view.n_done > h->answers[i].n_read) {
+            h->answers[i].n_read = view.n_done;
+            t->read_ns = now_ns;
+        }
         left = cabe_wait_left(e, view.n_new, t->ask.max_new, t->ask.ignore_end);
         least = least < 0 || left < least ? left : least;
         n += !view.parked;
@@ -564,7 +570,7 @@ static void publish(struct decoding_host *h)
     e->view.prefix_queried_tokens = kv.queried_tokens;
     e->view.prefix_hit_tokens = kv.hit_tokens;
     e->step_ns = now_ns;
-    publish_places(h, &stats);
+    publish_places(h, &stats, now_ns);
     pthread_mutex_unlock(&service->lock);
     h->new_tokens = 0;
     h->prompt_tokens = stats.prompt_tokens;

@@ -61,6 +61,7 @@ struct cabe_service_ticket {
     int64_t estimated_tokens, bytes; /* of the prompt */
     uint64_t key;                    /* who asks the same again */
     uint64_t admitted_ns, taken_ns, ready_ns, first_ns, text_ns, last_ns;
+    uint64_t read_ns; /* its prompt got on last */
     uint64_t load_ns; /* of its wait, the model was loading so long */
     int started;      /* n_running counts it */
 

@@ -59,6 +59,8 @@ static struct cabe_service_entry *new_entry(struct cabe_service *service, const 
 
     if (!e)
         return NULL;
+    for (int c = 0; c < CABE_N_CLASSES; c++) /* aged in time to begin in time */
+        limits.age_ns[c] = (uint64_t)(config->first_token_s / 3 * 1e9);
     e->service = service;
     snprintf(e->view.name, sizeof e->view.name, "%s", name);
     snprintf(e->view.path, sizeof e->view.path, "%.*s", (int)sizeof e->view.path - 1, path);

@@ -290,8 +290,8 @@ static uint64_t after(uint64_t ns, double seconds)
 }
 
 /*
- * Until the first token: what the person allows, from when the model is there, and twice what the prompt itself takes at
- * the speed that was measured: a long prompt is work, not a stall.
+ * Until the first token: what the person allows, from when the model is there or the prompt got on last, and twice what
+ * the prompt itself takes at the speed that was measured: a long prompt is work, not a stall.
  */
 static uint64_t first_deadline(const struct cabe_service_ticket *t)
 {
@@ -300,6 +300,7 @@ static uint64_t first_deadline(const struct cabe_service_ticket *t)
     double prompt_s = 0;
     const struct cabe_engine_stats *stats = &e->view.engine;
 
+    from = t->read_ns > from ? t->read_ns : from;
     if (stats->prompt_tokens > 0)
         prompt_s = 2.0 * (double)t->estimated_tokens * ((double)stats->run_ns / 1e9) / (double)stats->prompt_tokens;
     return after(from, t->service->config.first_token_s + prompt_s);

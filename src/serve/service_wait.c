@@ -8,6 +8,7 @@
 #define PROMPT_S 0.001    /* a token, until it was measured: a prompt's, and an answer's */
 #define ANSWER_S 0.01
 #define ANSWER_TOKENS 256 /* until some were seen */
+#define RATE 0.8          /* work a second, until it was measured */
 #define LEARN_ANSWER 0.1
 
 /* ---- work ---- */
@@ -49,12 +50,12 @@ double cabe_wait_left(const struct cabe_service_entry *e, int64_t n_new, int64_t
     return (double)(max_new - n_new) < left ? (double)(max_new - n_new) : left;
 }
 
-/* Seconds of work are done in seconds, until it is known better. */
+/* Seconds of work are done in hardly more seconds, until it is known better. */
 static double rate_of(const struct cabe_service_entry *e, uint64_t now_ns)
 {
     int is_known = e->view.engine.prompt_s > 0 && e->view.engine.answer_s > 0;
 
-    return cabe_forecast_rate(&e->forecast, is_known ? 1 : 0, now_ns);
+    return cabe_forecast_rate(&e->forecast, is_known ? RATE : 0, now_ns);
 }
 
 /* ---- refusals ---- */

@@ -259,8 +259,8 @@ static void what_is_let_in_is_served(void **state)
                    "%zu of %zu let in when they came again\n",
                    100 * w.returning, w.speed, w.n_let_in, w.n_asks, w.n_late, w.longest_wait, 100 * w.busy_s / 120,
                    w.n_let_in_again, w.n_came_again);
-            assert_true(w.longest_wait < 0.85 * FIRST_S);
-            assert_true(w.n_late <= (w.speed < 1 ? 16u : 2u)); /* of the first second, when little was known */
+            assert_true(w.longest_wait < FIRST_S);
+            assert_true(w.n_late <= (w.speed < 1 ? 16u : 6u)); /* of the first second, when little was known */
             assert_true(w.busy_s > 0.98 * 120);
             assert_true((double)w.n_let_in_again >= 0.75 * (double)w.n_came_again);
             close_world(&w);
