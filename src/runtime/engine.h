@@ -40,7 +40,7 @@ struct cabe_engine;
 #define CABE_ENGINE_SLOWDOWN 1.65
 #define CABE_ENGINE_SHORT 256
 #define CABE_ENGINE_PIECE_S 0.04
-#define CABE_ENGINE_PARK_AGE_NS UINT64_C(10000000000) /* parked so long: nothing joins before it, nor parks it again */
+#define CABE_ENGINE_PARK_AGE_NS UINT64_C(10000000000) /* parked so long: nothing joins before it but CRITICAL by parking */
 
 struct cabe_engine_config {
     struct cabe_program *program; /* of `graph`, compiled for cabe_engine_bounds(); its cache bound to the store's buffer */

@@ -112,8 +112,10 @@ int cabe_engine_has_room(const struct cabe_engine *e, enum cabe_class class_)
 
     for (int32_t i = 0; i < e->n_slots && !is_free; i++)
         is_free = !e->slots[i].used;
-    if (!is_free || (parked && (is_aged(e, parked, now_ns) || parked->request.class_ <= class_)))
+    if (!is_free || (parked && parked->request.class_ <= class_))
         return 0;
+    if (parked && is_aged(e, parked, now_ns)) /* the next free place is its, but no other's is */
+        return class_ == CABE_CLASS_CRITICAL && n_placed(e) >= e->config.n_seqs && victim_for(e, class_) ? 2 : 0;
     return n_placed(e) < e->config.n_seqs ? 1 : victim_for(e, class_) ? 2 : 0;
 }
 
