@@ -190,7 +190,7 @@ static void test_control_tokens(void **state)
     json_t *vocab = json_object(), *added = json_array(), *document;
     struct api_scan scan = {.on = 1};
     struct api_text shown = {0};
-    struct cabe_tokenizer *tokenizer;
+    struct cabe_tokenizer *tokenizer = NULL;
     struct cabe_error err = {.text = ""};
     void *block;
     size_t bytes;
