@@ -6,6 +6,8 @@ usage: load.py COMMAND --url URL [--url URL...] [OPTIONS]
   replay    1, 4, 16 clients (--clients), each asking again as soon as it was answered, with the lengths of a trace
             (--trace azure_conv.csv, divided by --scale); several --url are measured in turn, --repeats times.
             Prints goodput, p95 time to the first token and between tokens, and the ratio to the first URL.
+            --rest seconds lie between one server and the next: cabe holds new work back while other programs press the
+            machine and for most of a minute after, and the peer's turn is such a program.
   inject    --clients that stream, then a prompt of --prompt-tokens among them: p95 between tokens before and during.
   overload  --rate requests a second for --seconds, a share --critical of them CRITICAL (the others are left out with
             --only-critical): p95 to the first token by class, time of
@@ -189,6 +191,8 @@ async def replay(args):
     for clients in map(int, args.clients.split(",")):
         for turn in range(args.repeats):
             for url in args.url:
+                if results and url != results[-1]["url"]:
+                    await asyncio.sleep(args.rest)
                 part = rows[turn * args.requests:(turn + 1) * args.requests]
                 results.append({"url": url, "clients": clients, **await replay_once(args, url, clients, part, turn)})
                 print(json.dumps(results[-1]), file=sys.stderr, flush=True)
@@ -423,6 +427,7 @@ def main():
     parser.add_argument("--retries", type=int, default=0)
     parser.add_argument("--returning", type=float, default=1)
     parser.add_argument("--patience", type=float, default=60)
+    parser.add_argument("--rest", type=float, default=0)
     parser.add_argument("--pid", type=int, default=0)
     parser.add_argument("--library", help="cabe, for embed")
     parser.add_argument("--json", action="store_true")

@@ -12,14 +12,20 @@
 #define PREFETCH_LIKELY 0.5
 #define PREFETCH_SPARE_BYTES (UINT64_C(64) << 20) /* that stay free for requests */
 
-/* From when on it may be taken: while others press the machine, new work is held back by its class. */
+/*
+ * From when on it may be taken: while others press the machine, new work is held back by its class. That spaces the work
+ * out; a model that has rested for as long already answers a person who asks now and then at once.
+ */
 static uint64_t due_ns(const struct cabe_service_entry *e, const struct cabe_queue_item *item)
 {
     const struct cabe_service_ticket *t = CABE_QUEUE_OF(item, const struct cabe_service_ticket, item);
+    uint64_t from_ns = item->entered_ns;
 
     if (t->embed.goes_on)
         return item->entered_ns;
-    return item->entered_ns + (uint64_t)(cabe_pace_delay(&e->service->pace, item->class_) * 1e9);
+    if (e->view.n_running == 0 && e->idle_since_ns < from_ns)
+        from_ns = e->idle_since_ns;
+    return from_ns + (uint64_t)(cabe_pace_delay(&e->service->pace, item->class_) * 1e9);
 }
 
 struct cabe_queue_item *cabe_host_next(const struct cabe_service_entry *e, uint64_t now_ns, uint64_t *next_ns)
