@@ -142,6 +142,8 @@ void cabe_http_on_done(struct cabe_http_exchange *exchange,
 /* request() has the exchange until reply() or end(); who uses it after that, or on another thread, holds it. When the last
  * holder lets go of an exchange that has no answer, it is answered 500, or cut off where a stream had begun. */
 void cabe_http_hold(struct cabe_http_exchange *exchange);
+/* What the one who answers makes of the request, on the ledger until the exchange's end; 0: refused. */
+int cabe_http_charge_more(struct cabe_http_exchange *exchange, size_t n);
 void cabe_http_release(struct cabe_http_exchange *exchange);
 
 #endif

@@ -90,6 +90,14 @@ struct cabe_http_exchange *cabe_http_exchange_new(struct cabe_http_connection *c
     return e;
 }
 
+int cabe_http_charge_more(struct cabe_http_exchange *e, size_t n)
+{
+    if (!cabe_http_take(e->http, n))
+        return 0;
+    e->n_charged += n;
+    return 1;
+}
+
 static void exchange_free(struct cabe_http_exchange *e)
 {
     struct cabe_http *http = e->http;

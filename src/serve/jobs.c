@@ -30,6 +30,7 @@ struct cabe_jobs {
     struct cabe_jobs_store *store;
     struct cabe_error store_err;
     uint64_t store_tried_ns;
+    uint64_t charged_bytes; /* of its caches */
 
     pthread_mutex_t lock; /* of what follows */
     struct cabe_job *jobs; /* newest first */
@@ -120,6 +121,11 @@ enum cabe_status cabe_jobs_open(struct cabe_jobs **out, struct cabe_server *serv
         status = cabe_home_file(jobs->path, CABE_HOME_STATE, "jobs.db", err);
     if (status == CABE_OK)
         status = cabe_slots_open(&jobs->slots, (int)server->config->heavy_slots, err);
+    if (status == CABE_OK && server->session) {
+        status = cabe_ledger_reserve(server->session->ledger, CABE_HOST, CABE_PURPOSE_CACHES, CABE_JOBS_STORE_BYTES, "jobs",
+                                     err);
+        jobs->charged_bytes = status == CABE_OK ? CABE_JOBS_STORE_BYTES : 0;
+    }
     if (status != CABE_OK) {
         cabe_jobs_close(jobs);
         return status;
@@ -291,6 +297,8 @@ void cabe_jobs_close(struct cabe_jobs *jobs)
     }
     cabe_slots_close(jobs->slots);
     cabe_jobs_store_close(jobs->store);
+    if (jobs->charged_bytes)
+        cabe_ledger_release(jobs->server->session->ledger, CABE_HOST, CABE_PURPOSE_CACHES, jobs->charged_bytes, "jobs");
     pthread_mutex_destroy(&jobs->store_lock);
     pthread_mutex_destroy(&jobs->lock);
     cabe_free(jobs);
@@ -321,8 +329,8 @@ static void cancel_job(void *self)
 }
 
 /*
- * One piece to one follower. Who asked for a fleeting job is waited for a while when he reads slowly, as there is no
- * second way to the result; others come back with Last-Event-ID.
+ * One piece to one follower. Who asked for a fleeting job is waited for a while when he reads slowly, or when there is no
+ * memory for the piece at this moment, as there is no second way to the result; others come back with Last-Event-ID.
  */
 static enum cabe_status put_patiently(struct cabe_job *job, struct cabe_job_follower *follower, uint64_t id,
                                       const char *event, const char *data)
@@ -333,7 +341,7 @@ static enum cabe_status put_patiently(struct cabe_job *job, struct cabe_job_foll
 
     do {
         status = cabe_stream_put(&follower->stream, id, event, data);
-        if (status != CABE_ERR_LIMIT || !job->is_fleeting)
+        if ((status != CABE_ERR_LIMIT && status != CABE_ERR_OOM) || !job->is_fleeting)
             return status;
         nanosleep(&pause, NULL);
     } while (cabe_clock_ns() - began < SLOW_READER_NS && !cabe_cancelled(&job->cancel));

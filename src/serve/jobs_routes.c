@@ -1,3 +1,4 @@
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -162,22 +163,83 @@ static void get(struct errand *errand)
     cabe_reply_json(errand->exchange, 200, json);
 }
 
-/* ---- the result: parts of one name in a row are one array ---- */
+/* ---- the result: parts of one name in a row are one array, or the last of them ---- */
+
+struct result_text { /* its room is known beforehand: the record counts the bytes of the parts */
+    char *bytes;
+    size_t n, room;
+    char name[64];
+    size_t value_at; /* of the last name */
+};
+
+#define RESULT_NAME_BYTES 72 /* a name, its quotes, colon and comma */
+
+static int put(struct result_text *r, const char *text)
+{
+    size_t n = strlen(text);
+
+    if (n >= r->room - r->n)
+        return 0;
+    memcpy(r->bytes + r->n, text, n + 1);
+    r->n += n;
+    return 1;
+}
 
 static enum cabe_status add_part(void *self, uint64_t n, const char *name, const char *data)
 {
-    json_t *result = self, *part = json_loads(data, JSON_DECODE_ANY, NULL), *there = json_object_get(result, name);
+    struct result_text *r = self;
+    int is_same = r->value_at > 0 && strcmp(r->name, name) == 0, is_put;
 
     (void)n;
-    if (!part)
-        return CABE_ERR_OOM;
-    if (json_is_array(there) && json_is_array(part)) {
-        int refused = json_array_extend(there, part);
-
-        json_decref(part);
-        return refused ? CABE_ERR_OOM : CABE_OK;
+    if (is_same && data[0] == '[' && r->bytes[r->value_at] == '[') {
+        if (strcmp(data, "[]") == 0)
+            return CABE_OK;
+        is_put = r->bytes[--r->n - 1] == '[' || put(r, ",");
+        return is_put && put(r, data + 1) ? CABE_OK : CABE_ERR_LIMIT;
     }
-    return json_object_set_new(result, name, part) == 0 ? CABE_OK : CABE_ERR_OOM;
+    if (is_same) {
+        r->n = r->value_at;
+        return put(r, data) ? CABE_OK : CABE_ERR_LIMIT;
+    }
+    is_put = snprintf(r->name, sizeof r->name, "%s", name) < (int)sizeof r->name;
+    is_put = is_put && put(r, r->value_at > 0 ? ",\"" : "\"") && put(r, name) && put(r, "\":");
+    r->value_at = r->n;
+    return is_put && put(r, data) ? CABE_OK : CABE_ERR_LIMIT;
+}
+
+/* {..., "result": {...}}: the stored parts as they are, not parsed and written again. */
+static void reply_result(struct errand *errand, struct cabe_jobs_store *store, const struct cabe_job_record *record)
+{
+    json_t *json = cabe_job_json(record);
+    char *head = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    struct result_text r = {.room = record->result_bytes + (record->n_parts + 1) * RESULT_NAME_BYTES +
+                                    (head ? strlen(head) : 0)};
+    struct cabe_error err = {0};
+    enum cabe_status status;
+
+    json_decref(json);
+    if (!cabe_http_charge_more(errand->exchange, r.room)) {
+        cabe_http_set(errand->exchange, "retry-after", "1");
+        cabe_reply_error(errand->exchange, 503, "overloaded", NULL, "no memory for a result of %zu bytes now", r.room);
+        cabe_free(head);
+        return;
+    }
+    r.bytes = cabe_malloc(r.room);
+    if (!head || !r.bytes) {
+        status = cabe_fail(&err, CABE_ERR_OOM, "a result of %zu bytes", r.room);
+    } else {
+        head[strlen(head) - 1] = '\0';
+        (void)(put(&r, head) && put(&r, ",\"result\":{"));
+        status = cabe_jobs_store_parts(store, record->id, 0, add_part, &r, &err);
+    }
+    if (status == CABE_OK && put(&r, "}}"))
+        cabe_http_reply(errand->exchange, 200, "application/json", r.bytes, r.n);
+    else if (status != CABE_OK && status != CABE_ERR_LIMIT)
+        cabe_reply_status(errand->exchange, &err, NULL);
+    else
+        cabe_reply_error(errand->exchange, 500, "internal", NULL, "the result of %s is longer than it was", record->id);
+    cabe_free(r.bytes);
+    cabe_free(head);
 }
 
 static void result(struct errand *errand)
@@ -185,7 +247,6 @@ static void result(struct errand *errand)
     struct cabe_job_record record;
     struct cabe_jobs_store *store;
     struct cabe_error err;
-    json_t *parts, *json;
 
     if (!find(errand, &record, NULL))
         return;
@@ -201,19 +262,10 @@ static void result(struct errand *errand)
                          record.id);
         return;
     }
-    parts = json_object();
-    if (cabe_jobs_store(errand->server->jobs, &store, &err) != CABE_OK ||
-        cabe_jobs_store_parts(store, record.id, 0, add_part, parts, &err) != CABE_OK) {
-        json_decref(parts);
-        cabe_reply_status(errand->exchange, &err, NULL);
-        return;
-    }
-    json = cabe_job_json(&record);
-    if (json)
-        json_object_set_new(json, "result", parts);
+    if (cabe_jobs_store(errand->server->jobs, &store, &err) == CABE_OK)
+        reply_result(errand, store, &record);
     else
-        json_decref(parts);
-    cabe_reply_json(errand->exchange, 200, json);
+        cabe_reply_status(errand->exchange, &err, NULL);
 }
 
 /* ---- cancel, remove, follow ---- */

@@ -255,6 +255,7 @@ enum cabe_status cabe_jobs_store_open(struct cabe_jobs_store **out, const char *
     *n_lost = 0;
     if (!store)
         return cabe_fail(err, CABE_ERR_OOM, "store of jobs");
+    (void)sqlite3_soft_heap_limit64((sqlite3_int64)CABE_JOBS_STORE_BYTES);
     store->owners_fd = -1;
     pthread_mutex_init(&store->writer.lock, NULL);
     pthread_mutex_init(&store->reader.lock, NULL);

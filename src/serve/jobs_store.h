@@ -59,6 +59,9 @@ CABE_CHECKED enum cabe_status cabe_jobs_store_get(struct cabe_jobs_store *store,
 /* Newest first, those created before the job `before` (NULL: from the newest); `state` -1: all. */
 CABE_CHECKED enum cabe_status cabe_jobs_store_list(struct cabe_jobs_store *store, int state, const char *before, int n_max,
                                                    struct cabe_job_record *out, int *n, struct cabe_error *err);
+/* What SQLite's caches grow to, of all stores of a process: it gives pages back rather than take more. */
+#define CABE_JOBS_STORE_BYTES (UINT64_C(768) << 10)
+
 /* The parts after number `after`, in order, until `each` returns something else than CABE_OK. */
 CABE_CHECKED enum cabe_status cabe_jobs_store_parts(struct cabe_jobs_store *store, const char *id, uint64_t after,
                                                     enum cabe_status (*each)(void *self, uint64_t n, const char *name,

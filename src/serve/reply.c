@@ -12,6 +12,7 @@
 #include "serve/server.h"
 #include "serve/server_impl.h"
 
+#define JSON_VALUE_BYTES 160 /* of a parsed body: a pair of an object, its key and a number; beside the text itself */
 #define MESSAGE_BYTES 1024
 #define JSON_TYPE "application/json"
 
@@ -171,6 +172,11 @@ json_t *cabe_request_json(struct cabe_http_exchange *exchange)
                          (long long)(depth > depth_max ? depth : values),
                          depth > depth_max ? "levels of nesting" : "values",
                          (long long)(depth > depth_max ? depth_max : CABE_REQUEST_VALUES_MAX));
+        return NULL;
+    }
+    if (!cabe_http_charge_more(exchange, n + JSON_VALUE_BYTES * (size_t)values)) {
+        cabe_reply_retry_after(exchange, 1);
+        cabe_reply_error(exchange, 503, "overloaded", NULL, "no memory for the body's %lld values now", (long long)values);
         return NULL;
     }
     json = json_loadb(body, n, JSON_REJECT_DUPLICATES, &why);

@@ -11,15 +11,19 @@
 #define MIB (UINT64_C(1) << 20)
 #define CACHE_LIMIT_BYTES (UINT64_C(20) << 30)
 
-uint64_t cabe_session_process_bytes(int n_threads)
+static uint64_t process_bytes(int n_threads, uint64_t slack_bytes)
 {
     struct cabe_rss rss;
-
     uint64_t bytes;
 
     cabe_rss_read(&rss);
-    bytes = rss.rss_bytes + CABE_SESSION_SLACK_BYTES + (uint64_t)(n_threads - 1) * CABE_TEAM_STACK_BYTES;
+    bytes = rss.rss_bytes + slack_bytes + (uint64_t)(n_threads - 1) * CABE_TEAM_STACK_BYTES;
     return bytes > CABE_SESSION_LEAST_BYTES ? bytes : CABE_SESSION_LEAST_BYTES;
+}
+
+uint64_t cabe_session_process_bytes(int n_threads)
+{
+    return process_bytes(n_threads, CABE_SESSION_SLACK_BYTES);
 }
 
 /* Where cabe processes of this user see each other's reservations; NULL where there is no home. */
@@ -124,6 +128,7 @@ enum cabe_status cabe_session_open(struct cabe_session **out, const struct cabe_
     if (!s)
         return cabe_fail(err, CABE_ERR_OOM, "session");
     s->device_kind = config->device;
+    s->slack_bytes = config->slack_bytes ? config->slack_bytes : CABE_SESSION_SLACK_BYTES;
     s->log = config->log;
     s->cancel = config->cancel;
     s->progress = config->progress;
@@ -157,7 +162,7 @@ void cabe_session_close(struct cabe_session *s)
 
 enum cabe_status cabe_session_settle(struct cabe_session *s, struct cabe_error *err)
 {
-    uint64_t bytes = cabe_session_process_bytes(s->n_threads), others = 0;
+    uint64_t bytes = process_bytes(s->n_threads, s->slack_bytes), others = 0;
     struct cabe_ledger_view view;
 
     if (!s->ledger) {

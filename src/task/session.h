@@ -24,6 +24,7 @@ struct cabe_session_config {
     uint64_t device_cap_bytes; /* sim: its capacity */
     const struct cabe_machine *machine; /* NULL: this one, probed */
     const char *cache_dir; /* fitted copies; NULL: CABE_HOME's; "": kept in memory */
+    uint64_t slack_bytes;  /* instead of CABE_SESSION_SLACK_BYTES, for who itemises more; 0: that */
     struct cabe_log *log;  /* may be NULL */
     const struct cabe_cancel *cancel;
     struct cabe_progress progress;
@@ -41,6 +42,7 @@ struct cabe_session {
     const struct cabe_kernels *kernels;
     struct cabe_device *device;
     uint64_t process_bytes; /* reserved for the process itself */
+    uint64_t slack_bytes;   /* of them, for heap that is too small to be itemised */
     char cache_dir[1024];   /* "": none */
     uint64_t cache_limit_bytes;
     struct cabe_log *log;

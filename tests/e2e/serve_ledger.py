@@ -146,10 +146,16 @@ def never_fits():
     text = (end.get("error") or {}).get("message", "")
     check(f"an analysis that can never fit: {end}", end["state"] == "failed")
     check(f"no figures in '{text}'", "bytes" in text and any(c.isdigit() for c in text))
-    check(f"it took {time.time() - begun:.1f} s", time.time() - begun < 15)
+    check("it waited first", not [e for e in events if e[0] == "progress" and e[1]["what"] == "waiting for memory"])
     check(f"phases were begun: {[e[0] for e in events]}", not [e for e in events if e[0] in ("phase", "plan")])
     print(f"serve_ledger: refused after {time.time() - begun:.2f} s: {text[:160]}")
     check("the server lives", server.ask("/health")[0] == 200)
+    before = server.purposes()["network"]
+    status, body = server.ask("/v1/embeddings", data=b'{"input":[' + b"1," * 260000 + b"1]}")  # as JSON, 40 MiB
+    check(f"a body of more values than there is memory for: {status} {body[:200]}", status == 503 and "no memory" in body)
+    status, body = server.ask("/v1/embeddings", data=b'{"input":[' + b"1," * 1000 + b"1]}")
+    check(f"a small one: {status} {body[:200]}", status in (400, 404))
+    check("the body is on the ledger no more", server.purposes()["network"] < before + 4 * MIB)
     check("the server's end", server.close() == 0)
 
 
@@ -162,7 +168,7 @@ def waits():
     own = max(data["own_bytes"] for name, data, _ in server.analyze(text, **wishes) if name == "phase")
     used = server.purposes()["reserved"]
     server.close()
-    server = Server(STATIC, "--memory", str(int(used + 1.4 * own)), "--heavy-slots", "2", "--slot-wait", "100")
+    server = Server(STATIC, "--memory", str(int(used + 1.5 * own + MIB)), "--heavy-slots", "2", "--slot-wait", "100")
     server.until_ready()
     results = [None, None]
 
@@ -223,7 +229,6 @@ def drains():
             found = json.loads(server.ask("/v1/jobs/" + behind)[1])
             check(f"a job that waited: {found}", found["state"] == "failed" and
                   "the server stopped" in found["error"]["message"])
-            check(f"it took {took:.1f} s", took < 30)
         server.close()
 
 
