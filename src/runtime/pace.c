@@ -23,6 +23,7 @@ void cabe_pace_init(struct cabe_pace *pace, const struct cabe_pace_config *confi
         .enter_s = or_default(c->enter_s, 2),
         .leave_s = or_default(c->leave_s, 15),
         .step_s = or_default(c->step_s, 1),
+        .calm_step_s = or_default(c->calm_step_s, 0.25),
     };
 }
 
@@ -70,7 +71,7 @@ double cabe_pace_update(struct cabe_pace *p, double now_s, double cpu_percent, d
         p->step_at_s = now_s - 64 * c->step_s;
     while (now_s >= p->step_at_s) {
         step(p, over);
-        p->step_at_s += c->step_s;
+        p->step_at_s += p->pressed && over ? c->step_s : c->calm_step_s;
     }
     return p->delay_s;
 }

@@ -4,7 +4,7 @@
  * Pressed: CPU or memory above its high mark for as long as `enter_s`. Calm again: both below their low marks for
  * `leave_s`. In between and meanwhile nothing changes, so that a load that comes and goes does not make the state go
  * with it. While pressed and over a high mark the delay doubles each `step_s`, from the base to the longest; otherwise it
- * shrinks by a tenth each `step_s` until it is below the base, then it is 0.
+ * shrinks by a tenth each `calm_step_s`, from the longest to the base in ten seconds, and below the base it is 0.
  *
  * What is fed in leaves out what cabe does by plan (machine/pressure.h). Time is the caller's.
  *
@@ -21,7 +21,8 @@ struct cabe_pace_config { /* 0: the default */
     double base_s, max_s;              /* 0.1, 5 */
     double cpu_high, cpu_low;          /* percent: 80, 70 */
     double memory_high, memory_low;    /* 85, 80 */
-    double enter_s, leave_s, step_s;   /* 2, 15, 1 */
+    double enter_s, leave_s;           /* 2, 15 */
+    double step_s, calm_step_s;        /* 1, 0.25 */
 };
 
 struct cabe_pace {
