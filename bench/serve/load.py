@@ -7,7 +7,7 @@ usage: load.py COMMAND --url URL [--url URL...] [OPTIONS]
             (--trace azure_conv.csv, divided by --scale); several --url are measured in turn, --repeats times.
             Prints goodput, p95 time to the first token and between tokens, and the ratio to the first URL.
             --rest seconds lie between one server and the next: cabe holds new work back while other programs press the
-            machine and for most of a minute after, and the peer's turn is such a program.
+            machine and for some ten seconds after, and the peer's turn is such a program.
   inject    --clients that stream, then a prompt of --prompt-tokens among them: p95 between tokens before and during.
   overload  --rate requests a second for --seconds, a share --critical of them CRITICAL (the others are left out with
             --only-critical): p95 to the first token by class, time of
