@@ -43,9 +43,13 @@ static void make_model(const struct fixture *f, char path[512])
 
 static void begin(struct fixture *f, uint64_t memory, const struct cabe_service_config *wishes)
 {
+    struct cabe_service_config config = {.kv = -1, .dtype = -1};
     char path[512];
 
-    if (!open_fixture(f, memory, wishes, &err))
+    if (wishes)
+        config = *wishes;
+    config.first_token_s = config.stall_s = 500; /* a machine that stands still is not what is tested */
+    if (!open_fixture(f, memory, &config, &err))
         fail_msg("%s", err.text);
     make_model(f, path);
     if (cabe_service_add(f->service, MODEL, path, &err) != CABE_OK)
@@ -144,6 +148,8 @@ static void test_in_vain(void **state)
     struct fixture f;
 
     (void)state;
+    if (TEST_SANITIZED)
+        skip(); /* what a process has by itself is then no size to count on */
     begin(&f, enough(), &config);
     expect(&f, 0, 4096, 1); /* four times as much does not fit with keys half as large */
     look(&f, &model);
