@@ -8,6 +8,7 @@
  */
 #ifndef CABE_SIMD_EMULATED /* a test that runs this on another CPU has declared the intrinsics itself */
 #include <immintrin.h>
+#include <math.h>
 #endif
 #include <string.h>
 
@@ -399,21 +400,23 @@ INLINE __m512 quant_of(__m512 x, __m512 inverse, __m512 zero, __m512 least)
     return _mm512_min_ps(_mm512_max_ps(value, least), _mm512_set1_ps(127.0f));
 }
 
-/* n is a multiple of 32. The operand order of min and max ignores what is not a number, as scalar does. */
+/* n is a multiple of 32. The operand order of min and max ignores what is not a number. */
 static void quantise_unsigned(const float *x, int64_t n, uint8_t *q, struct cabe_matmul_meta *meta)
 {
     __m512 lo = _mm512_setzero_ps(), hi = _mm512_setzero_ps();
     const __m512 none = _mm512_setzero_ps();
     float least, range, inverse, zero[16];
+    __mmask16 nan = 0;
 
     for (int64_t i = 0; i < n; i += 16) {
         __m512 v = _mm512_loadu_ps(x + i);
 
         lo = _mm512_max_ps(_mm512_sub_ps(none, v), lo);
         hi = _mm512_max_ps(v, hi);
+        nan |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
     }
     least = -_mm512_reduce_max_ps(lo);
-    range = _mm512_reduce_max_ps(hi) - least;
+    range = nan ? NAN : _mm512_reduce_max_ps(hi) - least;
     inverse = range < CABE_A8_TINY ? 0.0f : 127.0f / range;
     meta->scale = range < CABE_A8_TINY ? 0.0f : range / 127.0f;
     _mm512_storeu_ps(zero, quant_of(_mm512_set1_ps(-least), _mm512_set1_ps(inverse), none, none));
@@ -434,10 +437,13 @@ static void quantise_signed(enum cabe_dtype dtype, const float *x, uint8_t *q, u
     struct cabe_matmul_meta6 meta6 = {0};
     float most, inverse;
     int32_t values[32], sum = 0;
+    __mmask16 nan = 0;
 
-    for (int j = 0; j < 2; j++)
+    for (int j = 0; j < 2; j++) {
         hi = _mm512_max_ps(v[j], _mm512_max_ps(_mm512_sub_ps(none, v[j]), hi));
-    most = _mm512_reduce_max_ps(hi);
+        nan |= _mm512_cmp_ps_mask(v[j], v[j], _CMP_UNORD_Q);
+    }
+    most = nan ? NAN : _mm512_reduce_max_ps(hi);
     inverse = most < CABE_A8_TINY ? 0.0f : 127.0f / most;
     meta6.scale = meta.scale = most < CABE_A8_TINY ? 0.0f : most / 127.0f;
     for (int j = 0; j < 2; j++) {

@@ -20,6 +20,7 @@
  *   For I8: unsigned 0..127 with a zero point; (q - zero) * scale. The range always includes 0.
  *   For the others: signed -127..127 per block of 32; q * scale. SmolLM2-135M (q4_1, 300 tokens of a novel): a mean KL
  *   divergence of 0.0033 to activations in f32.
+ * A block that holds a NaN has NaN for its scale, so that no output of the row is a number.
  */
 #ifndef CABE_KERNEL_MATMUL_LEVEL_H
 #define CABE_KERNEL_MATMUL_LEVEL_H

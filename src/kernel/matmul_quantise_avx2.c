@@ -1,5 +1,6 @@
 /* Activations to integers on AVX2, for matmul_int_avx2.c; matmul_level.h says what a record is. */
 #include <immintrin.h>
+#include <math.h>
 #include <string.h>
 
 #include "kernel/matmul_level.h"
@@ -28,11 +29,22 @@ INLINE __m256 rounded(__m256 x)
     return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-/* n is a multiple of 32. The operand order of min and max ignores what is not a number, as scalar does. */
+/* Of magnitudes as integers, which puts what is not a number above all others. */
+INLINE float largest_bits(__m256i x)
+{
+    __m128i four = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xB1));
+    return _mm_cvtss_f32(_mm_castsi128_ps(four));
+}
+
+/* n is a multiple of 32. The operand order of min and max ignores what is not a number. */
 INLINE void quantise_unsigned(const float *x, int64_t n, uint8_t *q, struct cabe_matmul_meta *meta)
 {
     __m256 lo = _mm256_setzero_ps(), hi = _mm256_setzero_ps(), zeros = _mm256_setzero_ps();
     const __m256 most = _mm256_set1_ps(127.0f);
+    __m256 none = _mm256_setzero_ps(); /* where a NaN was */
     float least, range, zero;
 
     for (int64_t i = 0; i < n; i += 8) {
@@ -40,9 +52,10 @@ INLINE void quantise_unsigned(const float *x, int64_t n, uint8_t *q, struct cabe
 
         lo = _mm256_min_ps(v, lo);
         hi = _mm256_max_ps(v, hi);
+        none = _mm256_or_ps(none, _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
     }
     least = -largest(_mm256_sub_ps(_mm256_setzero_ps(), lo));
-    range = largest(hi) - least;
+    range = _mm256_movemask_ps(none) ? NAN : largest(hi) - least;
     meta->scale = range < CABE_A8_TINY ? 0.0f : range / 127.0f;
     range = range < CABE_A8_TINY ? 0.0f : 127.0f / range;
     zero = _mm_cvtss_f32(_mm_round_ss(_mm_setzero_ps(), _mm_set_ss(-least * range), _MM_FROUND_TO_NEAREST_INT));
@@ -64,16 +77,16 @@ INLINE void quantise_unsigned(const float *x, int64_t n, uint8_t *q, struct cabe
 INLINE __m256i quantise_signed(const float *x, uint8_t *q, float *scale)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f), least = _mm256_set1_ps(-127.0f);
-    __m256 v[4], hi = _mm256_setzero_ps();
+    __m256i bytes, hi = _mm256_setzero_si256();
     float magnitude, inverse;
-    __m256i bytes;
+    __m256 v[4];
 
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
         v[j] = _mm256_loadu_ps(x + j * 8);
-        hi = _mm256_max_ps(_mm256_andnot_ps(sign, v[j]), hi);
+        hi = _mm256_max_epi32(_mm256_castps_si256(_mm256_andnot_ps(sign, v[j])), hi);
     }
-    magnitude = largest(hi);
+    magnitude = largest_bits(hi);
     inverse = magnitude < CABE_A8_TINY ? 0.0f : 127.0f / magnitude;
     *scale = magnitude < CABE_A8_TINY ? 0.0f : magnitude / 127.0f;
 #pragma GCC unroll 4

@@ -147,7 +147,7 @@ static void quantise_unsigned(const float *x, int64_t n, uint8_t *q, struct cabe
 
     for (int64_t i = 0; i < n; i++) {
         lo = fminf(lo, x[i]);
-        hi = fmaxf(hi, x[i]);
+        hi = isnan(hi) || isnan(x[i]) ? NAN : fmaxf(hi, x[i]);
     }
     inverse = hi - lo < CABE_A8_TINY ? 0.0f : 127.0f / (hi - lo);
     meta->scale = hi - lo < CABE_A8_TINY ? 0.0f : (hi - lo) / 127.0f;
@@ -166,7 +166,7 @@ static void quantise_signed(enum cabe_dtype dtype, const float *x, uint8_t *q, u
     int sum = 0;
 
     for (int i = 0; i < 32; i++)
-        most = fmaxf(most, fabsf(x[i]));
+        most = isnan(most) || isnan(x[i]) ? NAN : fmaxf(most, fabsf(x[i]));
     inverse = most < CABE_A8_TINY ? 0.0f : 127.0f / most;
     meta6.scale = meta.scale = most < CABE_A8_TINY ? 0.0f : most / 127.0f;
     for (int i = 0; i < 32; i++) {

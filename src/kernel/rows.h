@@ -32,8 +32,8 @@ struct cabe_row_kernels {
     void (*from_f32)(enum cabe_dtype to, const float *in, void *out, int64_t n);
     /*
      * A row to int8: scale = max|x| / 127, out = x * (127 / max|x|) to nearest even, within
-     * -127..127; returns the scale. A row whose largest is below 2^-100 is zero with scale 0. A NaN
-     * counts as the lowest value.
+     * -127..127; returns the scale. A row whose largest is below 2^-100 is zero with scale 0. What
+     * is not finite makes the scale NaN.
      */
     float (*to_i8)(const float *in, int8_t *out, int64_t n);
     /* out = in * scale. */

@@ -242,7 +242,7 @@ static float to_i8(const float *in, int8_t *out, int64_t n)
     float largest = 0.0f, inverse;
 
     for (int64_t i = 0; i < n; i++)
-        largest = fabsf(in[i]) > largest ? fabsf(in[i]) : largest;
+        largest = !isfinite(in[i]) || isnan(largest) ? NAN : fabsf(in[i]) > largest ? fabsf(in[i]) : largest;
     if (largest < I8_ROW_MIN) {
         memset(out, 0, (size_t)n);
         return 0.0f;

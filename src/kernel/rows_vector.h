@@ -214,15 +214,21 @@ static void from_f32(enum cabe_dtype to, const float *in, void *out, int64_t n)
 
 static float to_i8(const float *in, int8_t *out, int64_t n)
 {
-    vf most = v_zero(), inverse, limit = v_set(127.0f), low = v_set(-127.0f);
+    vf most = v_zero(), zeros = v_zero(), inverse, limit = v_set(127.0f), low = v_set(-127.0f), x;
     float largest;
     int64_t i = 0;
 
-    for (; i + LANES <= n; i += LANES)
-        most = v_max(v_abs(v_load(in + i)), most);
-    if (i < n)
-        most = v_max(v_abs(v_load_n(in + i, n - i)), most);
-    largest = v_largest(most);
+    for (; i + LANES <= n; i += LANES) {
+        x = v_load(in + i);
+        most = v_max(v_abs(x), most);
+        zeros = v_fma(x, v_zero(), zeros); /* NaN from what is not finite */
+    }
+    if (i < n) {
+        x = v_load_n(in + i, n - i);
+        most = v_max(v_abs(x), most);
+        zeros = v_fma(x, v_zero(), zeros);
+    }
+    largest = v_sum(zeros) == 0.0f ? v_largest(most) : NAN;
     if (largest < I8_ROW_MIN) {
         memset(out, 0, (size_t)n);
         return 0.0f;

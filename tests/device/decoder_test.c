@@ -709,6 +709,36 @@ static void finds_what_is_not_finite(void **state)
     }
 }
 
+/* Integers and bytes of a cache have no NaN: it must go on through their scales, to where somebody looks. */
+static void not_a_number_goes_through_integers(void **state)
+{
+    static const enum cabe_dtype dtypes[] = {CABE_Q8_0, CABE_Q4_0, CABE_I8};
+    static const char *const weights[] = {"layer.0.ffn_norm", "layer.0.v_bias", "layer.1.k_norm"};
+    static struct step step;
+    struct part part = {0, 0, 40}; /* pages of Q8 among them */
+    static float logits[40 * VOCAB];
+    const float nan = NAN;
+
+    (void)state;
+    make_step(&step, &part, 1);
+    for (int turn = 0; turn < 9; turn++) {
+        struct cabe_graph *g = decoder(dtypes[turn % 3], CABE_PRECISION_INT8);
+        const struct cabe_value_info *info = cabe_graph_value(g, cabe_graph_find(g, weights[turn / 3]));
+        struct cabe_error err;
+        struct rig rig;
+
+        rig_open(&rig, g, ON_CPU, 2);
+        OK(cabe_buffer_upload(rig.l.weights, rig.store.offset[info->segment] + info->offset, &nan, sizeof nan, &why));
+        OK(run_step(rig.l.program, g, &step, "logits", logits, 40 * VOCAB, &why));
+        for (int i = 0; i < 40 * VOCAB; i++)
+            assert_true(!isfinite(logits[i]));
+        assert_int_equal(cabe_program_find_nan(rig.l.program, step.symbols, &err), CABE_ERR_FORMAT);
+        assert_int_equal(strncmp(err.text, weights[turn / 3], 7), 0);
+        rig_close(&rig);
+        cabe_graph_close(g);
+    }
+}
+
 /* The n-th allocation fails, for every n: a status, and nothing stays reserved. */
 static void survives_no_memory(void **state)
 {
@@ -754,6 +784,7 @@ int main(void)
         cmocka_unit_test(turns_and_gates),           cmocka_unit_test(refuses_bad_tables),
         cmocka_unit_test(binds_its_own_memory),      cmocka_unit_test(runs_allocate_nothing),
         cmocka_unit_test(finds_what_is_not_finite),  cmocka_unit_test(survives_no_memory),
+        cmocka_unit_test(not_a_number_goes_through_integers),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

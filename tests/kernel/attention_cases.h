@@ -440,9 +440,10 @@ static void many_rows(void **state)
 static void not_a_number(void **state)
 {
     (void)state;
-    for (int values = 0; values < 2; values++)
+    for (int turn = 0; turn < 6; turn++)
         for (int64_t window = 0; window < 80; window += 30) {
-            struct setup setup = {24, 3, 600, window, CABE_KV_F32, 2.0f};
+            const int values = turn % 2, format = turn / 2;
+            struct setup setup = {24, 3, 600, window, format, 2.0f};
             const int64_t bad = 75;
             struct fixture f;
 

@@ -327,6 +327,37 @@ static void hostile_quants(void **state)
         }
 }
 
+/* What is not a number in a row of activations leaves no number in that row of the product, and no mark on others. */
+static void not_a_number(void **state)
+{
+    const int64_t most = 9, outputs = 21;
+    const float bad[] = {NAN, -NAN, INFINITY, -INFINITY};
+
+    (void)state;
+    for (size_t d = 0; d < COUNT_OF(matmul_dtypes); d++)
+        for (int precision = 0; precision < 2; precision++)
+            for (int64_t rows = 1; rows <= most; rows += most - 1)
+                for (int round = 0; round < 8; round++) {
+                    int64_t k = 256 * (1 + (int64_t)(random_u32() % 3)), row = (int64_t)(random_u32() % (uint32_t)rows);
+                    struct product p = product_new(matmul_dtypes[d], rows, outputs, k, RANDOM, 0, 0, 0);
+                    struct guarded out = out_new(&p, 0);
+                    const float *y = (const float *)(const void *)out.data;
+
+                    p.mm.precision = (enum cabe_precision)precision;
+                    ((float *)(void *)p.x.data)[row * p.mm.x_stride + random_u32() % (uint32_t)k] = bad[round % 4];
+                    product_run(under_test, &p, &out);
+                    for (int64_t r = 0; r < rows; r++)
+                        for (int64_t j = 0; j < outputs; j++)
+                            if ((isfinite(y[r * p.mm.out_stride + j]) != 0) == (r == row)) {
+                                describe(&p, "not a number");
+                                fail_msg("row %lld, output %lld is %g", (long long)r, (long long)j,
+                                         (double)y[r * p.mm.out_stride + j]);
+                            }
+                    guarded_free(&out, "out");
+                    product_free(&p);
+                }
+}
+
 /* Each row alone gives what it gives among others, and so does each tile, in any order. */
 static void rows_and_tiles(void **state)
 {
@@ -410,8 +441,8 @@ static void epilogue(void **state)
 static int run_cases(const struct cabe_kernels *kernels)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(shapes), cmocka_unit_test(many_tiles),
-                                       cmocka_unit_test(hostile_quants), cmocka_unit_test(rows_and_tiles),
-                                       cmocka_unit_test(epilogue)};
+                                       cmocka_unit_test(hostile_quants), cmocka_unit_test(not_a_number),
+                                       cmocka_unit_test(rows_and_tiles), cmocka_unit_test(epilogue)};
 
     scalar = cabe_kernels_at(CABE_LEVEL_SCALAR);
     under_test = kernels;

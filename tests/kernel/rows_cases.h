@@ -309,8 +309,10 @@ static void to_int8(void **state)
             block_check(&got, "to_i8");
             same_bits("to_i8 scale", &a, &b, 4, n);
             same_bits("to_i8", got.data, want.data, (size_t)n, n);
-            for (int64_t i = 0; i < n; i++)
+            for (int64_t i = 0; i < n; i++) {
                 assert_true((int8_t)got.data[i] >= -127);
+                assert_true(isfinite(x[i]) || isnan(a));
+            }
             if (isfinite(a)) {
                 struct block wide = block_new((size_t)n * 4, 4);
 
