@@ -44,6 +44,7 @@ struct cabe_server_impl {
     uint64_t request_prefix;      /* of the ids of this process's requests */
     int activated;                /* sockets came from systemd */
     int is_local;                 /* only this machine reaches the sockets */
+    const char *machine_root;     /* for tests: where /proc and /sys are; NULL: here */
 
     pthread_mutex_t lock;
     /* under lock: */

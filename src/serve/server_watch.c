@@ -25,6 +25,7 @@
 #define DRAIN_LOOK_MS 50
 #define STALLED_S 4.0 /* with LOOK_MS: /ready says so within 5 s */
 #define TRIM_S 20.0   /* free heap goes back to the system after so long without work */
+#define GIVE_WAY_S 10.0 /* idle models are unloaded once in so long while others stall for memory */
 #define NO_LIMIT_S 1e9
 #define SLACK_BYTES (UINT64_C(5) << 18) /* of heap; libraries are warm when it is measured, what requests take is itemised */
 #define LAST_WORDS_S 1 /* for answers that are still being sent when the drain is over */
@@ -270,7 +271,7 @@ struct look {
     struct cabe_pressure_meter meter;
     uint64_t busy_ns; /* when there was work the last time */
     int trimmed, was_ready;
-    uint64_t drain_since_ns;
+    uint64_t drain_since_ns, gave_way_ns;
 };
 
 static double share(double percent)
@@ -278,18 +279,41 @@ static double share(double percent)
     return percent < 0 ? 0 : percent > 100 ? 1 : percent / 100;
 }
 
+/* Time stalled for memory, on the scale of memory used: where the one begins to be pressure, the other does. */
+static double share_of_stall(double percent)
+{
+    return share(percent * (CABE_PRESSURE_MEMORY_PERCENT / CABE_PRESSURE_STALL_PERCENT));
+}
+
+/* The system cannot take back enough: what nobody uses goes before somebody is killed. */
+static void give_way(struct cabe_server *s, struct look *look)
+{
+    uint64_t now = cabe_clock_ns();
+    int n;
+
+    if (look->gave_way_ns && (double)(now - look->gave_way_ns) / 1e9 < GIVE_WAY_S)
+        return;
+    look->gave_way_ns = now;
+    n = cabe_pool_unload_idle(cabe_service_pool(s->service));
+    cabe_memory_trim();
+    cabe_log(s->log, CABE_LOG_WARN, "memory_stall", "{s:i}", "unloaded", n);
+}
+
 static void pass_on_pressure(struct cabe_server *s, struct look *look)
 {
+    struct cabe_pressure_config config = {.root = s->impl->machine_root};
     struct cabe_planned planned = {.threads = s->session->n_threads};
     struct cabe_ledger_view view;
     struct cabe_pressure pressure;
-    double memory;
+    double stall;
 
     cabe_ledger_read(s->session->ledger, &view);
     planned.bytes = view.device[CABE_HOST].used_bytes;
-    cabe_pressure_read(&pressure, &look->meter, &planned, NULL);
-    memory = fmax(share(pressure.memory_percent), share(pressure.psi_full_avg10));
-    cabe_service_pressure(s->service, share(pressure.cpu_percent), memory);
+    cabe_pressure_read(&pressure, &look->meter, &planned, &config);
+    stall = share_of_stall(pressure.psi_some_avg10);
+    cabe_service_pressure(s->service, share(pressure.cpu_percent), fmax(share(pressure.memory_percent), stall));
+    if (pressure.psi_some_avg10 > CABE_PRESSURE_STALL_PERCENT)
+        give_way(s, look);
 }
 
 /* Whether it stands no longer: the model is there after all, or an operator who unloaded it has taken notice. */
