@@ -140,7 +140,7 @@ static void fail_all(struct cabe_service_entry *e, enum cabe_status status, cons
     tell_waiters(e, status, err);
 }
 
-static uint64_t keep_alive_ns(const struct cabe_service_entry *e)
+uint64_t cabe_entry_keep_alive_ns(const struct cabe_service_entry *e)
 {
     return e->view.keep_alive_s < 0 || e->view.keep_alive_s > 1e9 ? UINT64_MAX
                                                                   : (uint64_t)(e->view.keep_alive_s * 1e9);
@@ -201,7 +201,7 @@ static void release(struct cabe_service_entry *e, struct cabe_pool_use *use, enu
     e->step_ns = 0;
     memset(e->place_s, 0, sizeof e->place_s);
     is_pinned = e->view.pinned;
-    keep_ns = keep_alive_ns(e);
+    keep_ns = cabe_entry_keep_alive_ns(e);
     pthread_mutex_unlock(&service->lock);
     /* No room to remember it: it then stays until others need the room. */
     (void)!cabe_pool_keep_alive(service->pool, e->view.name, keep_ns, NULL);

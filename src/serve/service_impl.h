@@ -267,6 +267,8 @@ enum cabe_status cabe_loaded_measure(struct cabe_service_entry *entry, uint64_t 
 enum cabe_status cabe_host_start(struct cabe_service_entry *entry, struct cabe_error *err);
 /* Under the lock: what take() would take; NULL: nothing yet, look again at *next_ns. */
 struct cabe_queue_item *cabe_host_next(const struct cabe_service_entry *entry, uint64_t now_ns, uint64_t *next_ns);
+/* Under the lock: how long the model stays when nobody uses it. */
+uint64_t cabe_entry_keep_alive_ns(const struct cabe_service_entry *entry);
 /* Under the lock: the next one from the queue, counted as running; NULL when nothing waits. */
 struct cabe_service_ticket *cabe_host_take(struct cabe_service_entry *entry, uint64_t now_ns);
 struct cabe_service_ticket *cabe_host_take_item(struct cabe_service_entry *entry, struct cabe_queue_item *item,

@@ -422,6 +422,7 @@ static enum cabe_status borrow(struct cabe_service *service, const char *model, 
 {
     struct cabe_service_entry *e;
     const struct cabe_loaded *loaded;
+    uint64_t keep_ns;
     enum cabe_status status = cabe_entry_find(&e, service, model, err);
 
     if (status == CABE_OK)
@@ -433,8 +434,10 @@ static enum cabe_status borrow(struct cabe_service *service, const char *model, 
                                    : cabe_encoder_tokenizer(loaded->encoder);
     pthread_mutex_lock(&service->lock);
     e->idle_since_ns = cabe_clock_ns();
+    keep_ns = cabe_entry_keep_alive_ns(e);
     cabe_keeper_call(service);
     pthread_mutex_unlock(&service->lock);
+    (void)!cabe_pool_keep_alive(service->pool, e->view.name, keep_ns, NULL); /* it may have been loaded for this alone */
     return CABE_OK;
 }
 
