@@ -206,9 +206,11 @@ static enum cabe_status check_ask(const struct cabe_service_ask *ask, struct cab
 }
 
 /* Of what a ledger without room says. */
-static enum cabe_status no_memory(enum cabe_status status, struct cabe_service_refusal *refusal)
+static enum cabe_status no_memory(enum cabe_status status, struct cabe_service_refusal *refusal, struct cabe_error *err)
 {
-    return status == CABE_ERR_BUDGET || status == CABE_ERR_OOM ? refuse(refusal, 1, 1, CABE_ERR_BUSY) : status;
+    if (status != CABE_ERR_BUDGET && status != CABE_ERR_OOM)
+        return status;
+    return refuse(refusal, 1, 1, cabe_fail_in(err, CABE_ERR_BUSY, "no room for it now"));
 }
 
 enum cabe_status cabe_service_ask(struct cabe_service *service, const struct cabe_service_ask *ask,
@@ -232,7 +234,7 @@ enum cabe_status cabe_service_ask(struct cabe_service *service, const struct cab
         return status;
     status = cabe_ticket_ask(&t, e, ask, err);
     if (status != CABE_OK)
-        return no_memory(status, refusal);
+        return no_memory(status, refusal, err);
     t->key = key;
     return admit(t, ask->keep_alive_s, ticket, refusal, err);
 }
@@ -260,7 +262,7 @@ enum cabe_status cabe_service_embed(struct cabe_service *service, const struct c
         return status;
     status = cabe_ticket_embed(&t, e, embed, err);
     if (status != CABE_OK)
-        return no_memory(status, refusal);
+        return no_memory(status, refusal, err);
     t->key = key;
     return admit(t, embed->keep_alive_s, ticket, refusal, err);
 }

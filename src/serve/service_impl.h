@@ -132,6 +132,8 @@ struct cabe_loaded {
     int64_t context;                   /* that requests ask for; 0: any */
     int kind;                          /* as its entry's */
     int beside_busy;                   /* planned into what models in use leave */
+    uint64_t stay_bytes;               /* of the budget, what is not there for the plan, but will or may be again */
+    int plan_refused;                  /* nothing fits into the rest of it */
     int is_taken;                      /* it became the pool's */
 };
 

@@ -37,6 +37,7 @@ static void set_budget(struct cabe_loaded *l, int beside_busy)
     if (view.device[CABE_HOST].used_bytes > models)
         stay += view.device[CABE_HOST].used_bytes - models;
     l->session.budget_bytes[CABE_HOST] = budget > stay ? budget - stay : 0;
+    l->stay_bytes = stay;
 }
 
 static enum cabe_status find_encoder(struct cabe_loaded *l, struct cabe_error *err)
@@ -212,6 +213,7 @@ static enum cabe_status measure(void *self, struct cabe_pool_bytes *bytes, struc
     if (!plan)
         return cabe_fail(err, CABE_ERR_OOM, "%s: its plan", l->entry->path);
     status = make_plan(l, plan, err);
+    l->plan_refused = status == CABE_ERR_BUDGET;
     if (status == CABE_OK) {
         l->knobs = plan->knobs;
         last = cabe_plan_phase_find(plan, l->generator ? "answer" : "embed");
@@ -382,19 +384,32 @@ static struct cabe_loaded *new_loaded(struct cabe_service_entry *e, int beside_b
     return l;
 }
 
+enum refused { BY_ROOM, BY_PLAN, BY_PLAN_FOR_NOW, BY_ANOTHERS_LOAD };
+
+/* Of CABE_ERR_BUDGET: there is a plan, and others hold the room; there is none, ever, or while pins, documents and
+ * requests hold their part; or it was the load of somebody else, which we only waited for. */
+static enum refused who_refused(const struct cabe_loaded *l, const struct cabe_error *err)
+{
+    if (l->bytes.resident[CABE_HOST] > 0)
+        return BY_ROOM;
+    if (!l->plan_refused)
+        return BY_ANOTHERS_LOAD;
+    return err->missing_bytes <= l->stay_bytes ? BY_PLAN_FOR_NOW : BY_PLAN;
+}
+
 static enum cabe_status acquire(struct cabe_service_entry *e, int beside_busy, const struct cabe_cancel *cancel,
-                                struct cabe_pool_use **use, int *was_planned, struct cabe_error *err)
+                                struct cabe_pool_use **use, enum refused *refused, struct cabe_error *err)
 {
     struct cabe_loaded *l = new_loaded(e, beside_busy, cancel, err);
     struct cabe_pool_source source = {measure, load, unload, l};
     enum cabe_status status;
 
-    *was_planned = 0;
+    *refused = BY_PLAN;
     if (!l)
         return CABE_ERR_OOM;
     status = cabe_pool_acquire(e->service->pool, e->view.name, &source, cancel, use, err);
-    if (status != CABE_OK)
-        *was_planned = l->bytes.resident[CABE_HOST] > 0;
+    if (status == CABE_ERR_BUDGET)
+        *refused = who_refused(l, err);
     if (!l->is_taken)
         close_loaded(l);
     return status;
@@ -418,14 +433,15 @@ enum cabe_status cabe_loaded_acquire(struct cabe_service_entry *e, const struct 
                                      struct cabe_pool_use **use, struct cabe_error *err)
 {
     struct cabe_error own;
-    int was_planned;
-    enum cabe_status status = acquire(e, 0, cancel, use, &was_planned, &own);
+    enum refused refused;
+    enum cabe_status status = acquire(e, 0, cancel, use, &refused, &own);
 
-    if (status == CABE_ERR_BUDGET && was_planned) { /* it would fit, but others do not go away */
-        status = acquire(e, 1, cancel, use, &was_planned, &own);
-        if (status == CABE_ERR_BUDGET)
-            status = cabe_fail_in(&own, CABE_ERR_BUSY, "no room for it now");
-    }
+    if (status == CABE_ERR_BUDGET && refused == BY_ANOTHERS_LOAD)
+        status = acquire(e, 0, cancel, use, &refused, &own);
+    if (status == CABE_ERR_BUDGET && refused == BY_ROOM) /* it would fit, but others do not go away */
+        status = acquire(e, 1, cancel, use, &refused, &own);
+    if (status == CABE_ERR_BUDGET && refused != BY_PLAN)
+        status = cabe_fail_in(&own, CABE_ERR_BUSY, "no room for it now");
     if (status == CABE_OK)
         return CABE_OK;
     cabe_model_hide_path(e, &own);
