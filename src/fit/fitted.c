@@ -27,7 +27,11 @@
 #define VERIFY_PIECE (UINT64_C(1) << 20)
 #define POPULATE_PIECE (UINT64_C(2) << 20)
 #define DIRECT_ALIGN UINT64_C(512)
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#define CHECK_STACK_BYTES (1024u * 1024u) /* what a sanitizer has to say is said on this stack */
+#else
 #define CHECK_STACK_BYTES (64u * 1024u)
+#endif
 
 struct cabe_fitted {
     char path[PATH_MAX]; /* of the copy; "(memory)" */
