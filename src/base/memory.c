@@ -13,8 +13,10 @@
 /* Relaxed: they count, they order nothing. */
 static atomic_uint_fast64_t n_asked;
 static atomic_uint_fast64_t fail_countdown;
+static _Thread_local uint64_t n_refused;
+static _Thread_local int is_steadfast;
 
-static int refused(void)
+static int is_told_to_fail(void)
 {
     uint_fast64_t left = atomic_load_explicit(&fail_countdown, memory_order_relaxed);
 
@@ -22,8 +24,25 @@ static int refused(void)
     while (left > 0)
         if (atomic_compare_exchange_weak_explicit(&fail_countdown, &left, left - 1, memory_order_relaxed,
                                                   memory_order_relaxed))
-            return left == 1;
+            return left == 1 && !(is_steadfast && ++n_refused);
     return 0;
+}
+
+/* A block, or the note that there is none. */
+static void *noted(void *block)
+{
+    n_refused += block == NULL;
+    return block;
+}
+
+uint64_t cabe_memory_refused(void)
+{
+    return n_refused;
+}
+
+void cabe_memory_steadfast(int on)
+{
+    is_steadfast = on;
 }
 
 void cabe_memory_fail_at(uint64_t countdown)
@@ -38,21 +57,21 @@ uint64_t cabe_memory_count(void)
 
 void *cabe_malloc(size_t bytes)
 {
-    return refused() ? NULL : malloc(bytes ? bytes : 1);
+    return noted(is_told_to_fail() ? NULL : malloc(bytes ? bytes : 1));
 }
 
 void *cabe_calloc(size_t n, size_t item_bytes)
 {
-    return refused() ? NULL : calloc(n ? n : 1, item_bytes ? item_bytes : 1);
+    return noted(is_told_to_fail() ? NULL : calloc(n ? n : 1, item_bytes ? item_bytes : 1));
 }
 
 void *cabe_realloc(void *old, size_t n, size_t item_bytes)
 {
     size_t bytes;
 
-    if (refused() || __builtin_mul_overflow(n, item_bytes, &bytes))
-        return NULL;
-    return realloc(old, bytes ? bytes : 1);
+    if (is_told_to_fail() || __builtin_mul_overflow(n, item_bytes, &bytes))
+        return noted(NULL);
+    return noted(realloc(old, bytes ? bytes : 1));
 }
 
 char *cabe_strdup(const char *text)
@@ -67,7 +86,7 @@ void *cabe_aligned_alloc(size_t align, size_t bytes)
 {
     void *block;
 
-    return refused() || posix_memalign(&block, align, bytes ? bytes : 1) != 0 ? NULL : block;
+    return noted(is_told_to_fail() || posix_memalign(&block, align, bytes ? bytes : 1) != 0 ? NULL : block);
 }
 
 void cabe_free(void *block)
@@ -142,7 +161,7 @@ enum cabe_status cabe_pages_map(void **out, uint64_t bytes, int populate, struct
     void *pages;
 
     *out = NULL;
-    if (rounded > SIZE_MAX / 2 || refused() || !(pages = map_aligned(rounded)))
+    if (rounded > SIZE_MAX / 2 || is_told_to_fail() || !(pages = map_aligned(rounded)))
         return cabe_fail(err, CABE_ERR_OOM, "the system refused %llu bytes of memory",
                          (unsigned long long)bytes);
     /* Whole huge pages only: a tail smaller than one would be rounded up past what the ledger was told. */

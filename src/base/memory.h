@@ -33,8 +33,15 @@ void cabe_pages_unmap(void *pages, uint64_t bytes); /* NULL is fine */
 uint64_t cabe_pages_round(uint64_t bytes);
 void cabe_memory_trim(void); /* gives free heap back to the system */
 
+/* How many of these this thread was refused since it began: what libraries that allocate through them (jansson) do not tell
+ * apart from bad input. */
+uint64_t cabe_memory_refused(void);
+
 /* For tests: the `countdown`-th allocation from now, and that one only, fails (1 = the next; 0 = none). */
 void cabe_memory_fail_at(uint64_t countdown);
+/* For tests: while `on`, this thread is not refused what cabe_memory_fail_at() says, it only counts as refused. Around
+ * libraries that would not survive it. */
+void cabe_memory_steadfast(int on);
 /* For tests: allocations asked for since the process began, refused ones included. */
 uint64_t cabe_memory_count(void);
 

@@ -254,6 +254,25 @@ static void add_counts(struct api_answer *answer)
     }
 }
 
+/* The last bytes of a stream that has begun. */
+static void end_stream(struct api_answer *answer)
+{
+    int is_cut;
+
+    answer->out.n = 0;
+    answer->out.failed = 0;
+    if (answer->failed)
+        answer->form->error(answer, &answer->fault);
+    else if (!answer->gone && answer->form->end)
+        answer->form->end(answer);
+    is_cut = answer->out.failed;
+    flush(answer);
+    if ((is_cut || answer->gone) && answer->sink.cut)
+        answer->sink.cut(answer->sink.self);
+    else
+        answer->sink.end(answer->sink.self);
+}
+
 /* Every part has ended: the last bytes. */
 static void conclude(struct api_answer *answer)
 {
@@ -269,14 +288,7 @@ static void conclude(struct api_answer *answer)
         answer->sink.refuse(answer->sink.self, &answer->fault, answer->err.status ? &answer->err : NULL,
                             &answer->refusal);
     } else if (answer->begun) {
-        answer->out.n = 0;
-        answer->out.failed = 0;
-        if (answer->failed)
-            answer->form->error(answer, &answer->fault);
-        else if (!answer->gone && answer->form->end)
-            answer->form->end(answer);
-        flush(answer);
-        answer->sink.end(answer->sink.self);
+        end_stream(answer);
     } else if (answer->gone) {
         answer->sink.end(answer->sink.self);
     }

@@ -76,6 +76,11 @@ static void sink_end(void *self)
         cabe_http_end(exchange);
 }
 
+static void sink_cut(void *self)
+{
+    cabe_http_cut((struct cabe_http_exchange *)self);
+}
+
 static void sink_reply(void *self, const char *type, const void *bytes, size_t n)
 {
     cabe_http_reply((struct cabe_http_exchange *)self, 200, type, bytes, n);
@@ -124,6 +129,7 @@ void api_serve_request(struct cabe_server *server, struct cabe_http_exchange *ex
                                   .begin = sink_begin,
                                   .send = sink_send,
                                   .end = sink_end,
+                                  .cut = sink_cut,
                                   .reply = sink_reply,
                                   .refuse = sink_refuse,
                                   .release = sink_release};
@@ -144,6 +150,7 @@ void api_serve_request(struct cabe_server *server, struct cabe_http_exchange *ex
 void api_serve_answer(struct cabe_server *server, struct cabe_http_exchange *exchange, api_reader *read,
                       const struct api_form *form, const char *id_prefix)
 {
+    uint64_t n_refused = cabe_memory_refused();
     json_t *body = cabe_request_json(exchange);
     struct api_fault fault = {0};
     struct api_request request;
@@ -152,6 +159,7 @@ void api_serve_answer(struct cabe_server *server, struct cabe_http_exchange *exc
         return;
     api_request_init(&request, body);
     read(&request, &fault);
+    api_check_memory(&fault, n_refused);
     request.class_ = cabe_request_class(exchange, body, CABE_CLASS_NORMAL);
     if (fault.status) {
         api_request_clear(&request);
@@ -304,6 +312,7 @@ static void ask_embedding(struct cabe_server *server, struct cabe_http_exchange 
 static void embed_now(struct cabe_server *server, struct cabe_http_exchange *exchange, enum api_embed_form form)
 {
     struct api_embed embed = {.keep_alive_s = (double)NAN, .begun_ns = cabe_clock_ns()};
+    uint64_t n_refused = cabe_memory_refused();
     struct api_fault fault = {0};
 
     embed.form = form;
@@ -314,6 +323,7 @@ static void embed_now(struct cabe_server *server, struct cabe_http_exchange *exc
         api_read_embeddings(&embed, &fault);
     else
         api_read_ollama_embed(&embed, &fault);
+    api_check_memory(&fault, n_refused);
     embed.class_ = cabe_request_class(exchange, embed.body, CABE_CLASS_HIGH);
     if (fault.status) {
         api_embed_clear(&embed);

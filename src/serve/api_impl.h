@@ -111,6 +111,9 @@ struct api_request {
 
 /* Takes the reference to `body`. */
 void api_request_init(struct api_request *request, json_t *body);
+/* A reader that lacked memory for a part may have left it out, or blamed the request: when this thread was refused any since
+ * cabe_memory_refused() was `n_refused`, that is the fault. */
+void api_check_memory(struct api_fault *fault, uint64_t n_refused);
 void api_request_clear(struct api_request *request);
 /* temperature, top_p, penalties, seed, stop, logit_bias... of OpenAI and its servers, or of Ollama's options. */
 void api_read_sampling(struct api_request *request, const struct api_object *object, enum api_sampling_names names);
@@ -170,6 +173,7 @@ struct api_sink {
     void (*begin)(void *self, const char *type);
     enum cabe_status (*send)(void *self, const void *bytes, size_t n);
     void (*end)(void *self);
+    void (*cut)(void *self); /* instead of end(): not all was sent, which must be seen; NULL: end() */
     void (*reply)(void *self, const char *type, const void *bytes, size_t n); /* 200 */
     /* Instead of an answer. */
     void (*refuse)(void *self, const struct api_fault *fault, const struct cabe_error *err,

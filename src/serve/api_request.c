@@ -9,6 +9,14 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
+void api_check_memory(struct api_fault *fault, uint64_t n_refused)
+{
+    if (cabe_memory_refused() == n_refused)
+        return;
+    *fault = (struct api_fault){0};
+    api_refuse(fault, 500, "oom", NULL, "out of memory");
+}
+
 void api_request_init(struct api_request *request, json_t *body)
 {
     *request = (struct api_request){.body = body,

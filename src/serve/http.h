@@ -121,6 +121,8 @@ void cabe_http_begin(struct cabe_http_exchange *exchange, int status, const char
  * this piece was taken. */
 CABE_CHECKED enum cabe_status cabe_http_send(struct cabe_http_exchange *exchange, const void *bytes, size_t n);
 void cabe_http_end(struct cabe_http_exchange *exchange);
+/* The end of a stream that lacks something: the connection ends without the last chunk, so that it does not look whole. */
+void cabe_http_cut(struct cabe_http_exchange *exchange);
 size_t cabe_http_unsent(struct cabe_http_exchange *exchange);
 int cabe_http_status(const struct cabe_http_exchange *exchange); /* answered with; 0: not yet */
 

@@ -503,6 +503,14 @@ void cabe_http_end(struct cabe_http_exchange *e)
     announce_end(e);
 }
 
+void cabe_http_cut(struct cabe_http_exchange *e)
+{
+    pthread_mutex_lock(&e->lock);
+    e->broken |= e->status != 0 && !e->ended;
+    pthread_mutex_unlock(&e->lock);
+    cabe_http_end(e);
+}
+
 size_t cabe_http_unsent(struct cabe_http_exchange *e)
 {
     size_t n;

@@ -305,6 +305,7 @@ static cabe_handler chat_on_worker, generate_on_worker;
 /* `may_wait`: not on the loop. */
 static void answer_now(struct cabe_server *server, struct cabe_http_exchange *exchange, int is_chat, int may_wait)
 {
+    uint64_t n_refused = cabe_memory_refused();
     json_t *body = cabe_request_json(exchange);
     struct api_fault fault = {0};
     struct api_request request;
@@ -317,6 +318,7 @@ static void answer_now(struct cabe_server *server, struct cabe_http_exchange *ex
         api_read_ollama_chat(&request, &fault);
     else
         api_read_ollama_generate(&request, &fault);
+    api_check_memory(&fault, n_refused);
     request.class_ = cabe_request_class(exchange, body, CABE_CLASS_NORMAL);
     if (fault.status) {
         api_reply_fault(exchange, &fault);

@@ -14,6 +14,7 @@
 
 #define JSON_VALUE_BYTES 160 /* of a parsed body: a pair of an object, its key and a number; beside the text itself */
 #define MESSAGE_BYTES 1024
+#define PARSE_ROOM_BYTES 65536
 #define JSON_TYPE "application/json"
 
 static void reply_no_memory(struct cabe_http_exchange *exchange)
@@ -153,10 +154,29 @@ static void json_extent(const char *text, size_t n, int64_t *depth, int64_t *val
     }
 }
 
+/*
+ * As json_loadb(). jansson 2.14 reads past its buffer when there is no memory to let a token grow (it ignores what
+ * strbuffer_append_byte() says): so that there is some is seen to beforehand.
+ */
+static json_t *parse(const char *body, size_t n, json_error_t *why)
+{
+    void *room = cabe_malloc(PARSE_ROOM_BYTES + 2 * n);
+    json_t *json = NULL;
+
+    cabe_free(room);
+    if (!room)
+        return NULL;
+    cabe_memory_steadfast(1);
+    json = json_loadb(body, n, JSON_REJECT_DUPLICATES, why);
+    cabe_memory_steadfast(0);
+    return json;
+}
+
 json_t *cabe_request_json(struct cabe_http_exchange *exchange)
 {
     const struct cabe_server *server = cabe_http_self(exchange);
     int64_t depth_max = server->config->json_depth, depth, values;
+    uint64_t n_refused = cabe_memory_refused();
     json_error_t why;
     json_t *json;
     size_t n;
@@ -179,7 +199,12 @@ json_t *cabe_request_json(struct cabe_http_exchange *exchange)
         cabe_reply_error(exchange, 503, "overloaded", NULL, "no memory for the body's %lld values now", (long long)values);
         return NULL;
     }
-    json = json_loadb(body, n, JSON_REJECT_DUPLICATES, &why);
+    json = parse(body, n, &why);
+    if (cabe_memory_refused() != n_refused) {
+        json_decref(json);
+        reply_no_memory(exchange);
+        return NULL;
+    }
     if (!json) {
         cabe_reply_error(exchange, 400, "invalid_json", NULL, "the body is not JSON: line %d, column %d: %s", why.line,
                          why.column, why.text);
