@@ -226,7 +226,7 @@ static void high_chunk(const struct cabe_kernels *kernels, const struct cabe_mat
     const char *ahead = (const char *)w + (uint64_t)h->n_panels * panel_bytes + h->k * bytes;
     const int64_t tiles = up(clamp(h->rows, 0, ROWS_AT_ONCE), ROWS_STEP / 2); /* of rows, each to fetch its part */
     const int last = h->k + h->n == mm->k;
-    int64_t stride = CABE_MATMUL_CHUNK * CABE_PANEL;
+    int64_t stride = h->n * CABE_PANEL;
     const float *wide = s->wide;
 
     if (mm->dtype == CABE_F32) {
@@ -257,7 +257,9 @@ static void run_high(const struct cabe_kernels *kernels, const struct cabe_matmu
     const struct cabe_matmul_floats *level = kernels->matmul.floats;
     const uint64_t panel_bytes = plan->panel_bytes;
     const uint8_t *w = (const uint8_t *)mm->w + (uint64_t)panel * panel_bytes;
-    const int64_t at_once = mm->t <= CABE_MATMUL_FEW ? level->panels_few : level->panels_many;
+    const int is_few = mm->t <= CABE_MATMUL_FEW;
+    const int64_t at_once = is_few ? level->panels_few : level->panels_many;
+    const int64_t chunk = is_few && mm->dtype != CABE_F32 ? CABE_MATMUL_FEW_CHUNK : CABE_MATMUL_CHUNK;
     int64_t k = 0;
 
     if (plan->is_few) {
@@ -267,12 +269,12 @@ static void run_high(const struct cabe_kernels *kernels, const struct cabe_matmu
         return;
     }
     do { /* once even when there are no inputs */
-        int64_t n = clamp(mm->k - k, 0, CABE_MATMUL_CHUNK);
+        int64_t n = clamp(mm->k - k, 0, chunk);
 
         for (int64_t p = 0; p < n_panels; p += at_once)
             high_chunk(kernels, mm, s, &(struct high){row, rows, panel + p, clamp(n_panels - p, 0, at_once), k, n},
                        s->acc + p * rows * CABE_PANEL);
-        k += CABE_MATMUL_CHUNK;
+        k += chunk;
     } while (k < mm->k);
 }
 

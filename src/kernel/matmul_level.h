@@ -31,6 +31,7 @@
 #include "tensor/packed.h"
 
 #define CABE_MATMUL_CHUNK 384    /* inputs widened at a time; a multiple of 128 */
+#define CABE_MATMUL_FEW_CHUNK 64 /* the same for few rows, so that a few panels of it stay in L1; a part of the other */
 #define CABE_MATMUL_ROWS_MAX 192 /* rows of a tile */
 #define CABE_MATMUL_PANELS_MAX 4 /* panels of one call */
 #define CABE_MATMUL_FEW 4        /* rows that are few: a panel comes from memory for them */
@@ -66,7 +67,7 @@ struct cabe_matmul_floats {
      * in memory, panel_bytes apart. NULL: rows are few only to f32(). */
     void (*few)(enum cabe_dtype dtype, const float *x, int64_t x_stride, int64_t rows, const uint8_t *w,
                 uint64_t panel_bytes, int64_t n_panels, int64_t k, float *acc);
-    /* Inputs [begin, end) of a panel to f32 [end - begin][16]; begin is a multiple of CABE_MATMUL_CHUNK. */
+    /* Inputs [begin, end) of a panel to f32 [end - begin][16]; begin is a multiple of CABE_MATMUL_FEW_CHUNK. */
     void (*widen)(enum cabe_dtype dtype, const uint8_t *panel, int64_t k, int64_t begin, int64_t end, float *out);
     /* out = acc + bias + residual for 16 outputs; bias, residual may be NULL; residual rows are out_stride apart. */
     void (*store)(const float *acc, int64_t rows, const float *bias, const float *residual, float *out,
