@@ -81,7 +81,7 @@ struct cabe_work_rate {
     char name[28];
     double per_s;
 };
-#define CABE_RATES_MAX 80
+#define CABE_RATES_MAX 128
 
 struct cabe_limits {
     enum cabe_origin origin; /* ESTIMATED, DESCRIBED or MEASURED */

@@ -4,9 +4,12 @@
  *
  * Names of rates, of all threads:
  *   "read <dtype> <precision>"   bytes of weights a second, where a product has one row
- *   "few <dtype> <precision>", "ops <dtype> <precision>"   operations a second, where it has 8 and 64
- *   "attend <format>", "attend_rows <format>"   operations a second of attention over pages, likewise
- *   "rows"       operations a second of everything else
+ *   "few <dtype> <precision>", "ops <dtype> <precision>"   operations a second, where it has 8 and 64, of 2048 inputs
+ *   "few_narrow", "ops_narrow"   the same of 512 inputs
+ *   "attend <format>", "attend_group <format>"   operations a second of attention over pages by one row, where 3 and
+ *                where 8 heads share a kv head
+ *   "attend_rows <format>"   where there are 64 rows
+ *   "row", "rows"   operations a second of everything else, of one row and of 64
  *   "nodes"      nodes of a graph a second, for what each costs besides
  *   "draw"       logits a second that a token is drawn from
  *   "disk", "file"   bytes a second of a file, past the page cache and out of it
@@ -19,12 +22,16 @@
 
 #define CABE_RATE_FEW 8
 #define CABE_RATE_MANY 64
+#define CABE_RATE_WIDE 2048
+#define CABE_RATE_NARROW 512
+#define CABE_RATE_GROUP_FEW 3
+#define CABE_RATE_GROUP_MANY 8
 #define CABE_RATE_NAME_MAX 28 /* of struct cabe_work_rate */
 const char *cabe_rate_of_product(const char *what, enum cabe_dtype dtype, enum cabe_precision precision,
                                  char out[CABE_RATE_NAME_MAX]);
-const char *cabe_rate_of_attention(int many_rows, int kv_format, char out[CABE_RATE_NAME_MAX]);
+const char *cabe_rate_of_attention(const char *what, int kv_format, char out[CABE_RATE_NAME_MAX]);
 
-/* Predicted seconds; 0: not known, because something is streamed from where nobody has measured. */
+/* Predicted seconds, no fewer for more rows or a longer context; 0: not known, because something is streamed from where nobody has measured. */
 double cabe_fit_seconds(const struct cabe_machine *machine, int n_threads, const struct cabe_graph_work *work);
 
 #endif

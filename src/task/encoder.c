@@ -154,6 +154,7 @@ enum cabe_status cabe_encoder_work(struct cabe_encoder *e, const struct cabe_kno
             work->matmul_ops[dtype][p] += one.matmul_ops[dtype][p] * runs;
             work->matmul_bytes[dtype][p] += one.matmul_bytes[dtype][p] * runs;
             work->matmul_values[dtype][p] += one.matmul_values[dtype][p] * runs;
+            work->matmul_outputs[dtype][p] += one.matmul_outputs[dtype][p] * runs;
         }
     work->other_ops += one.other_ops * runs;
     work->weight_bytes += one.weight_bytes * runs;

@@ -16,43 +16,49 @@
 #define WIDTH 1024
 #define WEIGHT_BYTES (UINT64_C(96) << 20) /* past the caches */
 #define NARROW 256
+#define NORMS 32
 #define MANY_BYTES (UINT64_C(12) << 20)
 #define RUNS 3
-#define ROUNDS 4
+#define ROUNDS 5
 #define ROUNDS_NS UINT64_C(6000000000) /* none begins after that */
 #define VOCABULARY 32768
-#define FILE_BYTES (UINT64_C(64) << 20)
+#define FILE_BYTES (UINT64_C(64) << 20) /* no more than there are weights to read into */
 #define FILE_PIECE (UINT64_C(4) << 20)
+
+struct series { /* of one rate: what the rounds gave */
+    char name[CABE_RATE_NAME_MAX];
+    double per_s[ROUNDS];
+    int n;
+};
 
 struct rates {
     const struct cabe_rates_config *config;
     struct cabe_ledger *ledger; /* of this alone: other processes need not see what is gone in seconds */
     struct cabe_team *team;
     struct cabe_device *device;
-    struct cabe_limits *limits;
     uint8_t *weights; /* bytes that are sane numbers in every dtype: scales and values of 17, none of them NaN */
     uint64_t weight_bytes;
-    double narrow_seconds, wide_seconds, node_seconds; /* the best so far */
+    struct series series[CABE_RATES_MAX];
+    int n_series;
+    double narrow_seconds[ROUNDS], wide_seconds[ROUNDS], node_seconds;
     int n_done, n_all, n_rounds;
 };
 
-/* The best of all rounds: what disturbs one only takes away. */
 static void add_rate(struct rates *r, const char *name, double amount, double seconds)
 {
-    struct cabe_work_rate *rate = r->limits->rate;
+    struct series *series = r->series;
     int i = 0;
 
-    while (i < r->limits->n_rates && strcmp(rate[i].name, name) != 0)
+    while (i < r->n_series && strcmp(series[i].name, name) != 0)
         i++;
     if (i == CABE_RATES_MAX || !(seconds > 0) || !(amount > 0))
         return;
-    if (i == r->limits->n_rates) {
-        snprintf(rate[i].name, sizeof rate[i].name, "%s", name);
-        rate[i].per_s = 0;
-        r->limits->n_rates++;
+    if (i == r->n_series) {
+        snprintf(series[i].name, sizeof series[i].name, "%s", name);
+        r->n_series++;
     }
-    if (amount / seconds > rate[i].per_s)
-        rate[i].per_s = amount / seconds;
+    if (series[i].n < ROUNDS)
+        series[i].per_s[series[i].n++] = amount / seconds;
 }
 
 static int by_size(const void *a, const void *b)
@@ -65,7 +71,19 @@ static int by_size(const void *a, const void *b)
 static double median(double *values, int n)
 {
     qsort(values, (size_t)n, sizeof *values, by_size);
-    return values[n / 2];
+    return (values[(n - 1) / 2] + values[n / 2]) / 2;
+}
+
+/* The median of the rounds: a limit is the best there was, but what work takes is what it usually took. */
+static void conclude(struct rates *r, struct cabe_limits *limits)
+{
+    for (limits->n_rates = 0; limits->n_rates < r->n_series; limits->n_rates++) {
+        struct series *series = &r->series[limits->n_rates];
+        struct cabe_work_rate *rate = &limits->rate[limits->n_rates];
+
+        snprintf(rate->name, sizeof rate->name, "%s", series->name);
+        rate->per_s = median(series->per_s, series->n);
+    }
 }
 
 /* ---- a graph, run ---- */
@@ -187,19 +205,17 @@ static enum cabe_status measure_nodes(struct rates *r, struct cabe_error *err)
 {
     const enum cabe_precision precision = CABE_PRECISION_INT8;
     struct cabe_graph_work narrow_work, wide_work;
-    double narrow, wide, ratio;
-    enum cabe_status status = time_products(r, CABE_Q8_0, precision, NARROW, 1, r->weight_bytes / 3, &narrow_work, &narrow, err);
+    double *narrow = &r->narrow_seconds[r->n_rounds], *wide = &r->wide_seconds[r->n_rounds], ratio;
+    enum cabe_status status =
+        time_products(r, CABE_Q8_0, precision, NARROW, 1, r->weight_bytes / 3, &narrow_work, narrow, err);
 
     if (status == CABE_OK)
-        status = time_products(r, CABE_Q8_0, precision, WIDTH, 1, r->weight_bytes * 9 / 10, &wide_work, &wide, err);
+        status = time_products(r, CABE_Q8_0, precision, WIDTH, 1, r->weight_bytes * 9 / 10, &wide_work, wide, err);
     if (status != CABE_OK)
         return status;
-    if (r->n_rounds == 0 || narrow < r->narrow_seconds)
-        r->narrow_seconds = narrow;
-    if (r->n_rounds == 0 || wide < r->wide_seconds)
-        r->wide_seconds = wide;
     ratio = narrow_work.matmul_bytes[CABE_Q8_0][precision] / wide_work.matmul_bytes[CABE_Q8_0][precision];
-    r->node_seconds = (r->narrow_seconds - r->wide_seconds * ratio) / (narrow_work.n_nodes - wide_work.n_nodes * ratio);
+    r->node_seconds = (median(r->narrow_seconds, r->n_rounds + 1) - median(r->wide_seconds, r->n_rounds + 1) * ratio) /
+                      (narrow_work.n_nodes - wide_work.n_nodes * ratio);
     if (r->node_seconds < 0)
         r->node_seconds = 0;
     return CABE_OK;
@@ -210,18 +226,20 @@ static enum cabe_status measure_product(struct rates *r, enum cabe_dtype dtype, 
 {
     const struct {
         const char *name;
-        int64_t rows;
+        int64_t width, rows;
         uint64_t bytes;
-    } sizes[] = {{"read", 1, r->weight_bytes * 9 / 10},
-                 {"few", CABE_RATE_FEW, r->weight_bytes / 2},
-                 {"ops", CABE_RATE_MANY, MANY_BYTES}};
+    } sizes[] = {{"read", WIDTH, 1, r->weight_bytes * 9 / 10},
+                 {"few", CABE_RATE_WIDE, CABE_RATE_FEW, r->weight_bytes / 2},
+                 {"ops", CABE_RATE_WIDE, CABE_RATE_MANY, MANY_BYTES},
+                 {"few_narrow", CABE_RATE_NARROW, CABE_RATE_FEW, r->weight_bytes / 4},
+                 {"ops_narrow", CABE_RATE_NARROW, CABE_RATE_MANY, MANY_BYTES / 2}};
     char name[CABE_RATE_NAME_MAX];
     struct cabe_graph_work work;
     enum cabe_status status = CABE_OK;
     double seconds;
 
-    for (int i = 0; i < 3 && status == CABE_OK; i++) {
-        status = time_products(r, dtype, precision, WIDTH, sizes[i].rows, r->config->quick ? 1 : sizes[i].bytes, &work,
+    for (int i = 0; i < 5 && status == CABE_OK; i++) {
+        status = time_products(r, dtype, precision, sizes[i].width, sizes[i].rows, r->config->quick ? 1 : sizes[i].bytes, &work,
                                &seconds, err);
         if (status == CABE_OK)
             add_rate(r, cabe_rate_of_product(sizes[i].name, dtype, precision, name),
@@ -249,10 +267,10 @@ static enum cabe_status measure_products(struct rates *r, struct cabe_error *err
 
 /* ---- everything else of a layer ---- */
 
-static enum cabe_status measure_rows(struct rates *r, struct cabe_error *err)
+static enum cabe_status measure_rows(struct rates *r, const char *name, int64_t rows, struct cabe_error *err)
 {
     const struct cabe_dim tokens = {1, CABE_SYM_TOKENS, 0}, cols = {2 * WIDTH, CABE_SYM_ONE, 0};
-    struct sample s = {.symbols = {1, CABE_RATE_MANY, 1}};
+    struct sample s = {.symbols = {1, rows, 1}};
     struct cabe_graph_work work;
     enum cabe_status status = cabe_graph_open(&s.graph, err);
     cabe_value x, gamma;
@@ -262,17 +280,17 @@ static enum cabe_status measure_rows(struct rates *r, struct cabe_error *err)
         return status;
     x = cabe_graph_input(s.graph, "x", CABE_F32, tokens, cols);
     gamma = cabe_graph_weight(s.graph, "gamma", CABE_F32, CABE_ROWS, 1, 2 * WIDTH);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < NORMS; i++)
         x = cabe_graph_norm(s.graph, x, gamma, CABE_NO_VALUE, CABE_NO_VALUE, CABE_NORM_RMS, 1e-5f);
     cabe_graph_output(s.graph, cabe_graph_glu(s.graph, x, CABE_ACT_SILU), "y");
     status = compile(r, &s, err);
     if (status == CABE_OK)
-        status = fill_input(&s, "x", CABE_RATE_MANY * 2 * WIDTH, err);
+        status = fill_input(&s, "x", rows * 2 * WIDTH, err);
     if (status == CABE_OK)
         status = time_sample(r, &s, &seconds, err);
     if (status == CABE_OK) {
         cabe_graph_work(s.graph, s.symbols, &work);
-        add_rate(r, "rows", work.other_ops, without_nodes(r, seconds, &work));
+        add_rate(r, name, work.other_ops, seconds); /* nodes of rows alone have no barriers between them */
     }
     close_sample(&s);
     return status;
@@ -280,19 +298,19 @@ static enum cabe_status measure_rows(struct rates *r, struct cabe_error *err)
 
 /* ---- attention ---- */
 
-#define HEADS 12
 #define KV_HEADS 4
 #define HEAD_DIM 64
-#define KV_LAYERS 24
-#define SLOTS 1024
+#define KV_BYTES (UINT64_C(64) << 20) /* past the caches */
+#define SLOTS 2048
+#define ROWS_LAYERS 4 /* computing is all, with many rows */
 #define ATTEND_ROWS 64
 
-static struct cabe_graph *attention_graph(const struct cabe_kv_shape *shape, struct cabe_error *err)
+static struct cabe_graph *attention_graph(const struct cabe_kv_shape *shape, int32_t heads, struct cabe_error *err)
 {
     const struct cabe_dim one = {1, CABE_SYM_ONE, 0}, two = {2, CABE_SYM_ONE, 0}, tokens = {1, CABE_SYM_TOKENS, 0};
     const struct cabe_dim sequences = {1, CABE_SYM_SEQUENCES, 0}, ends = {1, CABE_SYM_SEQUENCES, 1};
     const struct cabe_dim pages = {1, CABE_SYM_PAGES, 0};
-    const struct cabe_dim cols = {(HEADS + 2 * KV_HEADS) * HEAD_DIM, CABE_SYM_ONE, 0};
+    const struct cabe_dim cols = {(heads + 2 * KV_HEADS) * HEAD_DIM, CABE_SYM_ONE, 0};
     cabe_value qkv, cache, offsets, starts, page_offsets, table, y = CABE_NO_VALUE;
     struct cabe_graph *g;
 
@@ -304,8 +322,8 @@ static struct cabe_graph *attention_graph(const struct cabe_kv_shape *shape, str
     page_offsets = cabe_graph_input(g, "page_offsets", CABE_I32, one, ends);
     table = cabe_graph_input(g, "pages", CABE_I32, pages, two);
     cache = cabe_graph_state(g, "cache", shape);
-    for (int layer = 0; layer < KV_LAYERS; layer++)
-        y = cabe_graph_cached(g, qkv, cache, offsets, starts, page_offsets, table, layer, HEADS, KV_HEADS, HEAD_DIM, 0.125f,
+    for (int layer = 0; layer < shape->n_layers; layer++)
+        y = cabe_graph_cached(g, qkv, cache, offsets, starts, page_offsets, table, layer, heads, KV_HEADS, HEAD_DIM, 0.125f,
                               0);
     cabe_graph_output(g, y, "y");
     return g;
@@ -334,9 +352,12 @@ static enum cabe_status give_pages(struct sample *s, enum cabe_kv_format format,
     return status;
 }
 
-static enum cabe_status measure_attention(struct rates *r, enum cabe_kv_format format, int32_t rows, struct cabe_error *err)
+static enum cabe_status measure_attention(struct rates *r, const char *what, enum cabe_kv_format format, int32_t group,
+                                          int32_t rows, struct cabe_error *err)
 {
-    const struct cabe_kv_shape shape = {KV_LAYERS, KV_HEADS, HEAD_DIM};
+    const uint64_t layer_bytes = KV_HEADS * cabe_kv_pair_bytes(format, format, HEAD_DIM) * SLOTS / CABE_PAGE_TOKENS;
+    const int32_t n_layers = rows > 1 || r->config->quick ? ROWS_LAYERS : (int32_t)(KV_BYTES / layer_bytes);
+    const struct cabe_kv_shape shape = {n_layers, KV_HEADS, HEAD_DIM};
     struct sample s = {.symbols = {1, rows, 1}};
     uint64_t page_bytes = cabe_page_bytes(format, format, &shape);
     char name[CABE_RATE_NAME_MAX];
@@ -345,7 +366,7 @@ static enum cabe_status measure_attention(struct rates *r, enum cabe_kv_format f
     double seconds;
 
     s.symbols[CABE_SYM_PAGES] = SLOTS / CABE_PAGE_TOKENS;
-    s.graph = attention_graph(&shape, err);
+    s.graph = attention_graph(&shape, group * KV_HEADS, err);
     if (!s.graph)
         return CABE_ERR_OOM;
     status = compile(r, &s, err);
@@ -355,14 +376,14 @@ static enum cabe_status measure_attention(struct rates *r, enum cabe_kv_format f
     if (status == CABE_OK)
         status = cabe_program_bind(s.program, cabe_graph_find(s.graph, "cache"), s.cache, err);
     if (status == CABE_OK)
-        status = fill_input(&s, "qkv", rows * (HEADS + 2 * KV_HEADS) * HEAD_DIM, err);
+        status = fill_input(&s, "qkv", rows * (group + 2) * KV_HEADS * HEAD_DIM, err);
     if (status == CABE_OK)
         status = give_pages(&s, format, (int64_t)page_bytes, rows, err);
     if (status == CABE_OK)
         status = time_sample(r, &s, &seconds, err);
     if (status == CABE_OK) {
         cabe_graph_work(s.graph, s.symbols, &work);
-        add_rate(r, cabe_rate_of_attention(rows > 1, (int)format, name), work.attention_ops[rows > 1],
+        add_rate(r, cabe_rate_of_attention(what, (int)format, name), work.attention_ops[rows > 1],
                  without_nodes(r, seconds, &work));
     }
     close_sample(&s);
@@ -374,9 +395,13 @@ static enum cabe_status measure_attentions(struct rates *r, struct cabe_error *e
     enum cabe_status status = CABE_OK;
 
     for (int format = 0; format < CABE_N_KV_FORMATS && status == CABE_OK; format++) {
-        status = measure_attention(r, (enum cabe_kv_format)format, 1, err);
+        const enum cabe_kv_format kv = (enum cabe_kv_format)format;
+
+        status = measure_attention(r, "attend", kv, CABE_RATE_GROUP_FEW, 1, err);
         if (status == CABE_OK)
-            status = measure_attention(r, (enum cabe_kv_format)format, ATTEND_ROWS, err);
+            status = measure_attention(r, "attend_group", kv, CABE_RATE_GROUP_MANY, 1, err);
+        if (status == CABE_OK)
+            status = measure_attention(r, "attend_rows", kv, CABE_RATE_GROUP_FEW, ATTEND_ROWS, err);
     }
     return status;
 }
@@ -414,22 +439,21 @@ static enum cabe_status measure_draw(struct rates *r, struct cabe_error *err)
 
 /* ---- files ---- */
 
-static double time_reading(int fd, uint8_t *piece, uint64_t bytes)
+static double time_reading(int fd, uint8_t *to, uint64_t bytes)
 {
     uint64_t begin_ns = cabe_clock_ns();
 
     for (uint64_t at = 0; at < bytes; at += FILE_PIECE)
-        if (pread(fd, piece, FILE_PIECE, (off_t)at) != (ssize_t)FILE_PIECE)
+        if (pread(fd, to + at, FILE_PIECE, (off_t)at) != (ssize_t)FILE_PIECE)
             return 0;
     return (double)(cabe_clock_ns() - begin_ns) / 1e9;
 }
 
-/* As streamed weights are read: pieces of 4 MiB, one at a time, past the page cache or out of it. */
+/* As streamed weights are read: pieces of 4 MiB, one behind the other, past the page cache or out of it. */
 static void measure_files(struct rates *r)
 {
     uint64_t bytes = r->config->quick ? FILE_PIECE : FILE_BYTES;
     char path[1100];
-    double seconds;
     int fd, direct;
 
     if (!r->config->folder ||
@@ -441,11 +465,12 @@ static void measure_files(struct rates *r)
         if (pwrite(fd, r->weights, FILE_PIECE, (off_t)at) != (ssize_t)FILE_PIECE)
             bytes = 0;
     if (bytes > 0 && fdatasync(fd) == 0) {
-        seconds = time_reading(fd, r->weights, bytes);
-        seconds = time_reading(fd, r->weights, bytes);
-        add_rate(r, "file", (double)bytes, seconds);
+        time_reading(fd, r->weights, bytes);
+        for (int i = 0; i < ROUNDS; i++)
+            add_rate(r, "file", (double)bytes, time_reading(fd, r->weights, bytes));
         if (direct >= 0 && posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0)
-            add_rate(r, "disk", (double)bytes, time_reading(direct, r->weights, bytes));
+            for (int i = 0; i < ROUNDS; i++)
+                add_rate(r, "disk", (double)bytes, time_reading(direct, r->weights, bytes));
     }
     if (direct >= 0)
         close(direct);
@@ -459,7 +484,9 @@ static enum cabe_status one_round(struct rates *r, struct cabe_error *err)
     if (status == CABE_OK)
         status = measure_products(r, err);
     if (status == CABE_OK)
-        status = measure_rows(r, err);
+        status = measure_rows(r, "row", 1, err);
+    if (status == CABE_OK)
+        status = measure_rows(r, "rows", CABE_RATE_MANY, err);
     return status == CABE_OK ? measure_attentions(r, err) : status;
 }
 
@@ -484,7 +511,6 @@ enum cabe_status cabe_rates_measure(struct cabe_machine *machine, const struct c
                                     struct cabe_error *err)
 {
     struct rates r = {.config = config, .n_all = ROUNDS * 16, .weight_bytes = config->quick ? UINT64_C(20) << 20 : WEIGHT_BYTES};
-    struct cabe_limits limits = machine->limits;
     void *memory = NULL;
     uint64_t begin_ns;
     enum cabe_status status = open_device(&r, machine, err);
@@ -493,8 +519,6 @@ enum cabe_status cabe_rates_measure(struct cabe_machine *machine, const struct c
         status = cabe_pages_map(&memory, r.weight_bytes, 1, err);
     if (status == CABE_OK) {
         r.weights = memory;
-        r.limits = &limits;
-        limits.n_rates = 0;
         memset(r.weights, 0x11, r.weight_bytes);
     }
     /* On a busy machine a round takes long: then there are fewer of them. */
@@ -507,7 +531,7 @@ enum cabe_status cabe_rates_measure(struct cabe_machine *machine, const struct c
     if (status == CABE_OK) {
         add_rate(&r, "nodes", 1, r.node_seconds);
         measure_files(&r);
-        machine->limits = limits;
+        conclude(&r, &machine->limits);
     }
     cabe_pages_unmap(memory, r.weight_bytes);
     cabe_device_close(r.device);

@@ -2,9 +2,9 @@
  * Measures how fast cabe's own code is on this machine: the rates that predicted times are made of (fit/seconds.h).
  *
  * Each is a graph or a function of the kind that a task runs, on weights larger than the caches, with all threads; the
- * median of several runs. A machine's limits say what is possible, these what is done.
+ * median of several rounds. A machine's limits say what is possible, these what is done.
  *
- * Thread: one. Takes about 5 s and 100 MiB.
+ * Thread: one. Takes about 7 s and 170 MiB.
  */
 #ifndef CABE_TASK_RATES_H
 #define CABE_TASK_RATES_H

@@ -215,8 +215,11 @@ struct cabe_graph_work {
     double matmul_ops[CABE_N_DTYPES][2]; /* by weight dtype and enum cabe_precision */
     double matmul_bytes[CABE_N_DTYPES][2];  /* of weights, likewise */
     double matmul_values[CABE_N_DTYPES][2]; /* how many weights that is */
+    double matmul_outputs[CABE_N_DTYPES][2]; /* for how many outputs */
     double attention_ops[2]; /* over caches: one row a sequence, several; not in other_ops */
-    double attention_parts;  /* that a layer's attention can be shared out in, where it has one row a sequence */
+    double attention_heads;  /* kv heads of all sequences, where a layer's attention has one row a sequence */
+    double attention_slots;  /* that each of them goes over */
+    double rows;             /* tokens of the run */
     double other_ops;
     double weight_bytes; /* of products and gathered rows */
     double kv_values; /* numbers in the KV pages that it reads, each once; their format says the bytes */

@@ -55,7 +55,8 @@ static void add_cached(const struct cabe_node *node, double rows, const int64_t 
         seen = (double)node->window;
     if (node->window && context > (double)node->window + own)
         context = (double)node->window + own;
-    work->attention_parts = sequences * node->n_kv_heads;
+    work->attention_heads = sequences * node->n_kv_heads;
+    work->attention_slots = seen > work->attention_slots ? seen : work->attention_slots;
     work->attention_ops[own > 1] += 4.0 * rows * seen * node->n_heads * node->head_dim;
     work->kv_values += 2.0 * sequences * context * node->n_kv_heads * node->head_dim;
 }
@@ -67,6 +68,7 @@ void cabe_graph_work(const struct cabe_graph *graph, const int64_t symbols[CABE_
 
     memset(work, 0, sizeof *work);
     work->n_nodes = (double)graph->n_nodes;
+    work->rows = (double)symbols[CABE_SYM_TOKENS];
     for (int32_t i = 0; i < graph->n_nodes; i++) {
         const struct cabe_node *node = &graph->nodes[i];
         const struct cabe_value_info *out = &graph->values[node->out];
@@ -79,6 +81,7 @@ void cabe_graph_work(const struct cabe_graph *graph, const int64_t symbols[CABE_
 
             work->matmul_ops[w->dtype][node->precision] += 2.0 * rows * (double)w->dim[2].n * (double)w->dim[3].n;
             work->matmul_values[w->dtype][node->precision] += (double)w->dim[2].n * (double)w->dim[3].n;
+            work->matmul_outputs[w->dtype][node->precision] += (double)w->dim[2].n;
             work->matmul_bytes[w->dtype][node->precision] += (double)cabe_value_bytes(w, symbols);
             work->weight_bytes += (double)cabe_value_bytes(w, symbols);
             break;
