@@ -126,7 +126,7 @@ static void until_idle(const char *what, uint64_t n)
 /* And the ledger has what it had. */
 static int is_as_before(uint64_t before)
 {
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 40; i++) {
         if (used_bytes() == before)
             return 1;
         usleep(i < 100 ? 200 : 10000);
@@ -237,7 +237,7 @@ static void starve(const struct form *form)
         check(form, n, status, whole);
         n_failed += status != 200;
         for (int i = 0; !is_as_before(before); i++) { /* a model that lacked memory is loaded anew */
-            if (i == 20)
+            if (i == 1000)
                 fail_msg("%s, allocation %llu: %llu bytes are held, before %llu", form->what, (unsigned long long)n,
                          (unsigned long long)used_bytes(), (unsigned long long)before);
             assert_int_equal(ask("POST", form->path, "x-cabe-class: critical\r\n", form->body), 200);
