@@ -500,7 +500,8 @@ static void begin(struct tracking *t, const char *name)
 {
     uint64_t predicted_bytes = cabe_plan_phase_bytes(t->plan, name);
 
-    cabe_monitor_begin(t->monitor, name, predicted_bytes, &t->phase);
+    /* With a lender others run beside it, whose bytes are in no plan of this job: the monitor has no limit to watch. */
+    cabe_monitor_begin(t->monitor, name, t->job->lender.embed ? 0 : predicted_bytes, &t->phase);
     if (t->job->watch.begun)
         t->job->watch.begun(t->job->watch.self, name, predicted_bytes);
 }
@@ -515,7 +516,7 @@ static void read_phase(const struct tracking *t, const struct cabe_phase *measur
     phase->start_bytes = measured->rss_begin_bytes;
     phase->end_bytes = measured->rss_end_bytes;
     phase->seconds = (double)measured->elapsed_ns / 1e9;
-    phase->predicted_bytes = measured->predicted_bytes;
+    phase->predicted_bytes = cabe_plan_phase_bytes(t->plan, measured->name);
     phase->predicted_seconds = planned ? planned->seconds : 0;
 }
 
