@@ -100,7 +100,13 @@ static void play(const char *text, size_t n)
 static void answer(json_t *body, api_reader *read, const struct api_form *form, const char *text, size_t n)
 {
     struct sunk sunk = {0};
-    const struct api_sink sink = {&sunk, sink_begin, sink_send, sink_end, sink_reply, sink_refuse, sink_release};
+    const struct api_sink sink = {.self = &sunk,
+                                  .begin = sink_begin,
+                                  .send = sink_send,
+                                  .end = sink_end,
+                                  .reply = sink_reply,
+                                  .refuse = sink_refuse,
+                                  .release = sink_release};
     struct api_request request;
     struct api_fault fault = {0};
     struct api_answer *made;
