@@ -704,10 +704,15 @@ static uint64_t checksum_of(const struct cabe_fitted *f, const struct cabe_sourc
     return (uint64_t)sum;
 }
 
-static enum cabe_status wrong_sum(const struct cabe_fitted *f, const char *tensor, struct cabe_error *err)
+void cabe_fitted_discard(const struct cabe_fitted *f)
 {
     if (f->path[0] != '(')
-        unlink(f->path); /* the next start makes it anew */
+        unlink(f->path);
+}
+
+static enum cabe_status wrong_sum(const struct cabe_fitted *f, const char *tensor, struct cabe_error *err)
+{
+    cabe_fitted_discard(f);
     return cabe_fail(err, CABE_ERR_FORMAT, "%s: %s: the checksum is wrong; the damaged copy was removed, start again",
                      f->path, tensor);
 }

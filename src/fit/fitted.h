@@ -63,6 +63,7 @@ void cabe_fitted_close(struct cabe_fitted *fitted); /* NULL is fine; gives back 
 /* Valid until close. The graph's weights lie as in the segments. */
 const struct cabe_model *cabe_fitted_model(const struct cabe_fitted *fitted);
 const char *cabe_fitted_path(const struct cabe_fitted *fitted); /* of the copy; "(memory)" */
+void cabe_fitted_discard(const struct cabe_fitted *fitted); /* removes it from disk: it is damaged, the next is made anew */
 uint64_t cabe_fitted_file_bytes(const struct cabe_fitted *fitted);
 
 /*

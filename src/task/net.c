@@ -402,6 +402,10 @@ enum cabe_status cabe_net_load(struct cabe_net *net, const struct cabe_knobs *kn
         return status;
     block = cabe_fitted_tokenizer(net->fitted, &block_bytes);
     status = cabe_tokenizer_open(&net->tokenizer, block, block_bytes, cabe_fitted_path(net->fitted), err);
+    if (status == CABE_ERR_FORMAT) {
+        cabe_fitted_discard(net->fitted);
+        return cabe_fail_in(err, status, "the damaged copy was removed, start again");
+    }
     if (status != CABE_OK)
         return status;
     weights.segment = net->segments;

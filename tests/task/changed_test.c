@@ -252,6 +252,61 @@ static void before_it_is_loaded_again(void **state)
     close_all(session, g);
 }
 
+static void spoil(const char *path, int part, int n_parts)
+{
+    struct stat info;
+    uint8_t byte;
+    off_t at;
+    int fd = open(path, O_RDWR);
+
+    assert_int_equal(fstat(fd, &info), 0);
+    at = info.st_size * part / n_parts + 1;
+    assert_int_equal(pread(fd, &byte, 1, at), 1);
+    byte ^= 0x55;
+    assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+}
+
+/* A byte of the copy, anywhere: the answer is right, or an error, and then the copy is made anew. */
+static void a_damaged_copy_does_not_stay(void **state)
+{
+    enum { PARTS = 48 };
+    struct asked wanted = {0};
+    int n_errors = 0;
+
+    (void)state;
+    begin_again();
+    for (int part = -1; part < PARTS; part++) {
+        enum cabe_status status = CABE_ERR_FORMAT;
+        char path[400];
+
+        if (part >= 0) {
+            assert_int_equal(find_copy(path), 1);
+            spoil(path, part, PARTS);
+        }
+        for (int start = 0; start < 2 && status != CABE_OK; start++) {
+            struct asked asked = {.change = NOTHING};
+            struct cabe_generator *g;
+            struct cabe_session *session;
+
+            open_session(&session, &g);
+            status = load(session, g, 0);
+            if (status == CABE_OK)
+                status = ask(g, &asked);
+            if (part < 0)
+                wanted = asked;
+            if (status == CABE_OK)
+                assert_memory_equal(asked.token, wanted.token, sizeof asked.token);
+            else
+                n_errors++;
+            close_all(session, g);
+        }
+        if (status != CABE_OK)
+            fail_msg("a byte in part %d of %d: the second start says %s", part, PARTS, err.text);
+    }
+    assert_true(n_errors > 0);
+}
+
 static int begin(void **state)
 {
     (void)state;
@@ -274,7 +329,8 @@ static int end(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(while_it_writes), cmocka_unit_test(before_its_copy_is_made),
-                                       cmocka_unit_test(before_it_is_loaded_again)};
+                                       cmocka_unit_test(before_it_is_loaded_again),
+                                       cmocka_unit_test(a_damaged_copy_does_not_stay)};
 
     return cmocka_run_group_tests(tests, begin, end);
 }
