@@ -6,7 +6,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 
-#define STACK_BYTES (512 * 1024)
+#define STACK_BYTES (1024 * 1024) /* a plan is made on it, in sanitized builds on wider frames */
 
 struct work {
     void (*fn)(void *arg);

@@ -21,7 +21,7 @@ struct cabe_workers_config {
     int n_workers;
     int n_waiting;     /* at most; 0: CABE_WORKERS_WAITING_MAX */
     double wait_s;     /* 0: for ever */
-    int64_t stack_bytes; /* of a worker; 0: 512 KiB */
+    int64_t stack_bytes; /* of a worker; 0: 1 MiB */
 };
 
 struct cabe_workers_stats {
