@@ -355,6 +355,8 @@ static void answer(struct cabe_http_connection *c)
     went = cabe_http_exchange_flush(c->exchange);
     if (went < 0) {
         cabe_http_connection_drop(c);
+    } else if (went == 3) {
+        cabe_http_connection_refuse(c, 503);
     } else if (went == 1) {
         c->blocked = 1;
         if (c->deadline_ns == 0)

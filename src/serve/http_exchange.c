@@ -391,11 +391,9 @@ void cabe_http_reply(struct cabe_http_exchange *e, int status, const char *type,
             memcpy(e->out.data + e->out.n, body, n);
             e->out.n += n;
         }
-    } else { /* the least that can be said */
-        e->status = 500;
-        e->keep_alive = 0;
-        cabe_http_bytes_free(e->http, &e->extra);
-        e->broken = !put_head(e, 503, NULL, WHOLE, 0);
+    } else {
+        e->status = 503;
+        e->unsaid = 1;
     }
     e->ended = 1;
     pthread_mutex_unlock(&e->lock);
@@ -425,7 +423,7 @@ void cabe_http_begin(struct cabe_http_exchange *e, int status, const char *type)
     }
     e->chunked = ending == CHUNKED;
     if (!e->left && !put_head(e, status, type, ending, 0))
-        e->broken = 1;
+        e->unsaid = e->broken = 1;
     pthread_mutex_unlock(&e->lock);
     wake(e);
 }
@@ -609,7 +607,9 @@ int cabe_http_exchange_flush(struct cabe_http_exchange *e)
         e->out.n -= e->sent;
         e->sent = 0;
     }
-    if (answer == 0 && e->broken)
+    if (answer == 0 && e->unsaid)
+        answer = 3;
+    else if (answer == 0 && e->broken)
         answer = -1;
     else if (answer == 0 && e->ended)
         answer = 2;

@@ -108,6 +108,7 @@ struct cabe_http_exchange {
     struct cabe_http_bytes extra; /* header lines of the answer */
     int status;                   /* 0: not answered yet */
     int ended, left, broken, finished;
+    int unsaid;                   /* the answer's head found no memory: the connection says 503 without any */
     int chunked, bodiless;
     int n_holds, was_held;
     void (*gone)(void *self);
@@ -230,7 +231,8 @@ int cabe_http_exchange_frame(struct cabe_http_exchange *exchange, int opcode, co
 int cabe_http_exchange_has_ended(struct cabe_http_exchange *exchange); /* the answer is whole, if not yet out */
 /* Whether it has become a WebSocket. */
 int cabe_http_exchange_is_socket(struct cabe_http_exchange *exchange);
-/* Sends what waits: 0 nothing waits, 1 the system takes no more, -1 the connection is lost, 2 the answer is out. */
+/* Sends what waits: 0 nothing waits, 1 the system takes no more, -1 the connection is lost, 2 the answer is out,
+ * 3 there is an answer, but no memory to say it. */
 int cabe_http_exchange_flush(struct cabe_http_exchange *exchange);
 /* Loop: takes the exchange off its connection; tells gone(), if the answer has not ended, and done(). */
 void cabe_http_exchange_detach(struct cabe_http_exchange *exchange);

@@ -517,6 +517,50 @@ static void test_charge(void **state)
     cabe_ledger_close(small);
 }
 
+static void takes_all_first(struct server *s, struct cabe_http_exchange *x)
+{
+    (void)s;
+    for (size_t n = 8u << 20; n > 0; n /= 2)
+        while (cabe_http_charge_more(x, n)) {
+        }
+    if (strcmp(cabe_http_path(x), "/stream") == 0) {
+        cabe_http_begin(x, 200, "text/plain");
+        (void)!cabe_http_send(x, "a", 1);
+        cabe_http_end(x);
+    } else {
+        cabe_http_set(x, "x-more", "1");
+        reply_text(x, 200, "a");
+    }
+}
+
+/* An answer that finds no memory, not even for its head, is one that says so. */
+static void test_no_memory_to_answer(void **state)
+{
+    static const char *const requests[] = {"GET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET /stream HTTP/1.1\r\nHost: h\r\n\r\n"};
+    struct server s = {.request = takes_all_first};
+    struct cabe_ledger_config config = {.n_devices = 1, .budget_bytes = {1u << 20}};
+    struct cabe_ledger *ledger;
+    struct cabe_error err;
+    char a[4096];
+
+    (void)state;
+    assert_int_equal(cabe_ledger_open(&ledger, &config, &err), CABE_OK);
+    server_start(&s);
+    assert_int_equal(cabe_http_charge(s.http, ledger, &err), CABE_OK);
+    for (int i = 0; i < 4; i++) {
+        int fd = client_open(&s);
+
+        client_say(fd, requests[i % 2]);
+        assert_int_equal(client_answer(fd, a, sizeof a), 503);
+        assert_non_null(strstr(a, "Retry-After: "));
+        assert_memory_equal(client_body(a), "{\"error\":", 9);
+        close(fd);
+    }
+    server_stop(&s);
+    assert_int_equal(network_bytes(ledger), 0);
+    cabe_ledger_close(ledger);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -535,6 +579,7 @@ int main(void)
         cmocka_unit_test(test_unix_socket),
         cmocka_unit_test(test_given_socket),
         cmocka_unit_test(test_charge),
+        cmocka_unit_test(test_no_memory_to_answer),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
