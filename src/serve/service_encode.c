@@ -139,7 +139,7 @@ static enum cabe_status open_rows(struct cabe_service_ticket *t, int64_t width, 
     status = cabe_ledger_reserve(t->service->config.session->ledger, CABE_HOST, CABE_PURPOSE_NETWORK, bytes, "requests",
                                  err);
     if (status != CABE_OK)
-        return status;
+        return status == CABE_ERR_BUDGET ? cabe_fail_in(err, CABE_ERR_BUSY, "no room for it now") : status;
     t->charged_bytes += bytes;
     t->rows = cabe_malloc(bytes);
     return t->rows ? CABE_OK : cabe_fail(err, CABE_ERR_OOM, "%zu embeddings", t->embed.n_texts);
@@ -169,6 +169,13 @@ static void take_rows(struct encoding_host *h, struct cabe_service_ticket *t, si
     t->n_rows += t->part;
 }
 
+/* Texts that cannot be read, are too long, or of which the model makes what is no number. */
+static int is_of_a_request(enum cabe_status status)
+{
+    return status == CABE_ERR_FORMAT || status == CABE_ERR_LIMIT || status == CABE_ERR_ARGUMENT ||
+           status == CABE_ERR_INTERNAL;
+}
+
 /* Which of the run's requests it was: each part alone. What belongs to the model is returned, what belongs to a request
  * ends it. */
 static enum cabe_status one_by_one(struct encoding_host *h, struct cabe_error *err)
@@ -183,7 +190,7 @@ static enum cabe_status one_by_one(struct encoding_host *h, struct cabe_error *e
         if (status == CABE_OK) {
             take_rows(h, t, 0);
             at = &t->next;
-        } else if (status == CABE_ERR_FORMAT || status == CABE_ERR_LIMIT || status == CABE_ERR_ARGUMENT) {
+        } else if (is_of_a_request(status)) {
             end_at(h, at, status == CABE_ERR_LIMIT ? CABE_ERR_ARGUMENT : status, err);
         } else {
             return status;
@@ -218,7 +225,7 @@ static enum cabe_status run(struct encoding_host *h, struct cabe_error *err)
 
     h->n_before = h->n;
     status = encode(h, texts, n, h->first->embed.prefix, err);
-    if (status == CABE_ERR_FORMAT || status == CABE_ERR_LIMIT || status == CABE_ERR_ARGUMENT)
+    if (is_of_a_request(status))
         return one_by_one(h, err);
     for (struct cabe_service_ticket *t = h->first; t && status == CABE_OK; t = t->next) {
         take_rows(h, t, first);

@@ -398,6 +398,41 @@ static void test_greedy_templates(void **state)
     assert_int_equal(close_fixture(&f), 0);
 }
 
+/* What others hold goes away some time: "not now", not "never". */
+static void test_room_for_embeddings(void **state)
+{
+    enum { N = 512, LEFT = 32 << 10 };
+    struct cabe_text texts[N];
+    struct cabe_service_embed wish;
+    struct cabe_ledger *ledger;
+    struct fixture f;
+    struct asked a;
+    uint64_t rest;
+
+    (void)state;
+    for (int i = 0; i < N; i++)
+        texts[i] = (struct cabe_text){"one", 3};
+    begin(&f, enough(), NULL);
+    ledger = f.session->ledger;
+    assert_int_equal(cabe_service_borrow(f.service, EMBEDDER, NULL, &err), CABE_OK);
+    rest = cabe_ledger_free_bytes(ledger, 0) - LEFT;
+    assert_int_equal(cabe_ledger_reserve(ledger, 0, CABE_PURPOSE_KV, rest, "others", &err), CABE_OK);
+    asked_init(&a);
+    wish = embed_of(&a, EMBEDDER, texts, N);
+    assert_int_equal(cabe_service_embed(f.service, &wish, &a.ticket, NULL, &err), CABE_OK);
+    wait_ended(&a);
+    if (a.status != CABE_ERR_BUSY || !strstr(a.err.text, "no room for it now"))
+        fail_msg("%s: %s", cabe_status_name(a.status), a.err.text);
+    cabe_ledger_release(ledger, 0, CABE_PURPOSE_KV, rest, "others");
+    a.n_ended = 0;
+    assert_int_equal(cabe_service_embed(f.service, &wish, &a.ticket, NULL, &err), CABE_OK);
+    wait_ended(&a);
+    assert_int_equal(a.status, CABE_OK);
+    cabe_service_give_back(f.service, EMBEDDER);
+    asked_clear(&a);
+    assert_int_equal(close_fixture(&f), 0);
+}
+
 /* ---- borrowed models ---- */
 
 static struct cabe_service_model view_of(struct fixture *f, const char *name)
@@ -532,6 +567,7 @@ int main(void)
         cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_greedy_templates),
+        cmocka_unit_test(test_room_for_embeddings),
         cmocka_unit_test(test_borrowed),
         cmocka_unit_test(test_not_to_be_borrowed),
         cmocka_unit_test(test_borrowed_and_wanted),
