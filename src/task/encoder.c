@@ -1,5 +1,6 @@
 #include "task/encoder.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/arena.h"
@@ -243,6 +244,23 @@ static enum cabe_status upload(struct cabe_encoder *e, cabe_value value, const v
     return value == CABE_NO_VALUE ? CABE_OK : cabe_program_upload(e->net.program, value, data, (uint64_t)n * 4, err);
 }
 
+/* Which layer made what is no number: the run is repeated, looked at after every node. */
+static enum cabe_status check_numbers(struct cabe_encoder *e, const int64_t symbols[CABE_N_SYMBOLS],
+                                      struct cabe_error *err)
+{
+    int64_t n = symbols[CABE_SYM_SEQUENCES] * cabe_encoder_config(e)->width;
+    struct cabe_error found;
+    int are_finite = 1;
+
+    for (int64_t i = 0; i < n; i++)
+        are_finite &= isfinite(e->batch.out[i]) != 0;
+    if (are_finite)
+        return CABE_OK;
+    if (cabe_program_find_nan(e->net.program, symbols, &found) == CABE_OK)
+        return cabe_fail(err, CABE_ERR_INTERNAL, "an embedding is not finite");
+    return cabe_fail(err, CABE_ERR_INTERNAL, "%s", found.text);
+}
+
 /* Runs what was collected and puts the rows where they belong. */
 static enum cabe_status flush(struct cabe_encoder *e, float *out, struct cabe_error *err)
 {
@@ -271,6 +289,8 @@ static enum cabe_status flush(struct cabe_encoder *e, float *out, struct cabe_er
                                        (uint64_t)b->n_sequences * width * sizeof(float), err);
     if (status == CABE_OK) /* no result leaves before the copy is known to be whole, and still there */
         status = cabe_fitted_check(e->net.fitted, err);
+    if (status == CABE_OK)
+        status = check_numbers(e, symbols, err);
     for (int64_t i = 0; i < b->n_sequences && status == CABE_OK; i++)
         memcpy(out + b->row[i] * width, b->out + (size_t)i * width, width * sizeof(float));
     b->n_tokens = 0;
