@@ -32,7 +32,7 @@
     X(ERR_IO, "io", 8, "reading or writing failed")                                                          \
     X(ERR_NO_SPACE, "no_space", 9, "the disk or quota is full")                                              \
     X(ERR_PERMISSION, "permission", 10, "the system does not allow it")                                      \
-    X(ERR_CHANGED, "changed", 11, "a file was replaced or truncated while in use")                           \
+    X(ERR_CHANGED, "changed", 11, "a file is not what it was: replaced, truncated or damaged")                \
     X(ERR_LIMIT, "limit", 12, "over a stated maximum")                                                       \
     X(ERR_BUSY, "busy", 13, "in use; try later")                                                             \
     X(ERR_CANCELLED, "cancelled", 130, "stopped on request")

@@ -713,7 +713,7 @@ void cabe_fitted_discard(const struct cabe_fitted *f)
 static enum cabe_status wrong_sum(const struct cabe_fitted *f, const char *tensor, struct cabe_error *err)
 {
     cabe_fitted_discard(f);
-    return cabe_fail(err, CABE_ERR_FORMAT, "%s: %s: the checksum is wrong; the damaged copy was removed, start again",
+    return cabe_fail(err, CABE_ERR_CHANGED, "%s: %s: the checksum is wrong; the damaged copy was removed, start again",
                      f->path, tensor);
 }
 

@@ -91,8 +91,8 @@ CABE_CHECKED enum cabe_status cabe_fitted_load(struct cabe_fitted *fitted, struc
  */
 CABE_CHECKED enum cabe_status cabe_fitted_start(struct cabe_fitted *fitted, struct cabe_error *err);
 /*
- * Waits for the background check, which begins now if it has not, once; later calls are cheap. CABE_ERR_FORMAT: a checksum is wrong; the copy has been
- * removed. CABE_ERR_CHANGED: the file has shrunk since load().
+ * Waits for the background check, which begins now if it has not, once; later calls are cheap. CABE_ERR_CHANGED: a
+ * checksum is wrong, and the copy has been removed; or the file has shrunk, or was written to, since load().
  */
 CABE_CHECKED enum cabe_status cabe_fitted_check(struct cabe_fitted *fitted, struct cabe_error *err);
 /* Every checksum of the copy, from disk. */

@@ -384,27 +384,49 @@ static enum cabe_status bind_weights(struct cabe_net *net, int64_t stream, struc
     return status;
 }
 
+/* CABE_ERR_CHANGED: it is damaged, and the copy is removed. */
+static enum cabe_status open_tokenizer(struct cabe_net *net, struct cabe_error *err)
+{
+    size_t n = 0;
+    const void *block = cabe_fitted_tokenizer(net->fitted, &n);
+    enum cabe_status status = cabe_tokenizer_open(&net->tokenizer, block, n, cabe_fitted_path(net->fitted), err);
+
+    if (status != CABE_ERR_FORMAT)
+        return status;
+    cabe_fitted_discard(net->fitted);
+    return cabe_fail_in(err, CABE_ERR_CHANGED, "the damaged copy was removed, start again");
+}
+
+/* Copy, weights and tokenizer. */
+static enum cabe_status open_all(struct cabe_net *net, int64_t stream, int *is_damaged, struct cabe_error *err)
+{
+    enum cabe_status status = open_copy(net, err);
+
+    *is_damaged = 0;
+    if (status == CABE_OK)
+        status = cabe_model_graph(&net->graph, net->model, &net->choice, 0, err);
+    if (status == CABE_OK)
+        status = bind_weights(net, stream, err);
+    if (status != CABE_OK)
+        return status;
+    status = open_tokenizer(net, err);
+    *is_damaged = status == CABE_ERR_CHANGED;
+    return status;
+}
+
 enum cabe_status cabe_net_load(struct cabe_net *net, const struct cabe_knobs *knobs,
                                const int64_t bounds[CABE_N_SYMBOLS], struct cabe_error *err)
 {
     struct cabe_weights weights = {.read = cabe_fitted_read};
-    const void *block;
-    size_t block_bytes = 0;
+    int64_t stream = knobs->value[CABE_KNOB_STREAM];
+    int is_damaged;
     enum cabe_status status;
 
     net->choice = cabe_net_choice(net, knobs);
-    status = open_copy(net, err);
-    if (status == CABE_OK)
-        status = cabe_model_graph(&net->graph, net->model, &net->choice, 0, err);
-    if (status == CABE_OK)
-        status = bind_weights(net, knobs->value[CABE_KNOB_STREAM], err);
-    if (status != CABE_OK)
-        return status;
-    block = cabe_fitted_tokenizer(net->fitted, &block_bytes);
-    status = cabe_tokenizer_open(&net->tokenizer, block, block_bytes, cabe_fitted_path(net->fitted), err);
-    if (status == CABE_ERR_FORMAT) {
-        cabe_fitted_discard(net->fitted);
-        return cabe_fail_in(err, status, "the damaged copy was removed, start again");
+    status = open_all(net, stream, &is_damaged, err);
+    if (is_damaged) { /* with a copy made anew */
+        cabe_net_unload(net);
+        status = open_all(net, stream, &is_damaged, err);
     }
     if (status != CABE_OK)
         return status;

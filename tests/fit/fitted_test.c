@@ -227,11 +227,11 @@ static void a_flipped_byte_of_a_tensor_is_named(void **state)
                 } else {
                     status = cabe_fitted_verify(fitted, &err);
                 }
-                assert_int_equal(status, CABE_ERR_FORMAT);
+                assert_int_equal(status, CABE_ERR_CHANGED);
                 if (!strstr(err.text, tensor->name))
                     fail_msg("%s is damaged, but: %s", tensor->name, err.text);
                 if (way == 0)
-                    assert_int_equal(cabe_fitted_check(fitted, &err), CABE_ERR_FORMAT); /* and stays so */
+                    assert_int_equal(cabe_fitted_check(fitted, &err), CABE_ERR_CHANGED); /* and stays so */
                 cabe_fitted_close(fitted);
                 assert_int_equal(access(path, F_OK), -1);
                 data[places[p]] ^= 0x10;
@@ -274,7 +274,7 @@ static void a_streamed_segment_is_checked_when_it_is_read(void **state)
         assert_int_equal(used_bytes(&s), weights + caches);
         must(cabe_fitted_check(fitted, &err)); /* what is resident is whole */
         assert_int_equal(cabe_fitted_segment_offset(fitted, 1), at);
-        assert_int_equal(cabe_fitted_read(fitted, at, piece, bytes, &err), damaged ? CABE_ERR_FORMAT : CABE_OK);
+        assert_int_equal(cabe_fitted_read(fitted, at, piece, bytes, &err), damaged ? CABE_ERR_CHANGED : CABE_OK);
         if (damaged)
             assert_non_null(strstr(err.text, "segment.1"));
         cabe_fitted_close(fitted);
@@ -365,7 +365,7 @@ static void a_copy_that_stays_in_part(void **state)
             for (uint64_t done = 0; done < bytes; done += 4096) {
                 enum cabe_status status = cabe_fitted_read(fitted, at + done, piece + done, 4096, &err);
 
-                assert_int_equal(status, damaged && done + 4096 == bytes ? CABE_ERR_FORMAT : CABE_OK);
+                assert_int_equal(status, damaged && done + 4096 == bytes ? CABE_ERR_CHANGED : CABE_OK);
             }
             if (damaged)
                 assert_non_null(strstr(err.text, "segment."));
