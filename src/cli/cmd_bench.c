@@ -6,6 +6,7 @@
 #include "fit/seconds.h"
 #include "generation.h"
 #include "machine/limits.h"
+#include "machine/pressure.h"
 #include "options.h"
 #include "task/generator.h"
 
@@ -31,7 +32,10 @@ struct test {
     int32_t n_seqs;
     double rate[REPEATS_MAX]; /* tokens/s, all sequences together */
     double predicted;         /* tokens/s; 0: not known */
+    double predicted_now;     /* on a machine that is as it was around the test; 0: not known */
     double limit[REPEATS_MAX]; /* tokens/s if nothing were done but reading, as fast as memory was read around it; 0: none */
+    double read_s[REPEATS_MAX]; /* that rate, in bytes; 0: not measured */
+    double cpu[REPEATS_MAX];    /* share of the CPUs' time that others, and the host, did not take */
 };
 
 struct bench {
@@ -42,6 +46,7 @@ struct bench {
     int n_tests, repeats;
     struct cabe_generator *generator;
     struct cabe_read_meter *meter; /* NULL: no memory for it */
+    struct cabe_pressure_meter pressure;
     uint64_t peak_bytes;           /* of the process before the meter took its memory */
     int32_t *prompt;
 };
@@ -166,29 +171,29 @@ static enum cabe_status time_test(struct bench *b, const struct test *test, uint
 
 /* Seconds that a step of `n` tokens is predicted to take; 0: not known. */
 static double seconds_of(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs, int64_t n,
-                         int64_t n_seqs, int64_t context)
+                         int64_t n_seqs, int64_t context, struct cabe_tempo tempo)
 {
     struct cabe_graph_work work = {0};
 
     if (cabe_generator_work(b->generator, knobs, n, n_seqs, context, &work, NULL) != CABE_OK)
         return 0;
-    return cabe_fit_seconds(&session->machine, session->n_threads, &work);
+    return cabe_fit_seconds_at(&session->machine, session->n_threads, &work, tempo);
 }
 
 static double prediction_of(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs,
-                            const struct test *test)
+                            const struct test *test, struct cabe_tempo tempo)
 {
     int64_t batch = knobs->value[CABE_KNOB_BATCH];
     double seconds = 0, piece;
 
     if (!test->is_prompt) {
-        seconds = seconds_of(b, session, knobs, test->n_seqs, test->n_seqs, test->depth + test->n / 2);
+        seconds = seconds_of(b, session, knobs, test->n_seqs, test->n_seqs, test->depth + test->n / 2, tempo);
         return seconds > 0 ? test->n_seqs / seconds : 0;
     }
     for (int64_t done = 0; done < test->n; done += batch) {
         int64_t n = test->n - done < batch ? test->n - done : batch;
 
-        piece = seconds_of(b, session, knobs, n, 1, test->depth + done + n);
+        piece = seconds_of(b, session, knobs, n, 1, test->depth + done + n, tempo);
         if (!(piece > 0))
             return 0;
         seconds += piece;
@@ -207,19 +212,34 @@ static double read_bytes_of(struct bench *b, const struct cabe_knobs *knobs, con
     return (work.weight_bytes + work.kv_bytes) / test->n_seqs;
 }
 
-/* The test once, and how fast memory is read before and after it. */
-static enum cabe_status repeat(struct bench *b, const struct cabe_knobs *knobs, struct test *test, int r,
-                               struct cabe_error *err)
+/* Share of the CPUs' time since it was asked before that only this process had a use for. */
+static double cpu_left(struct bench *b, const struct cabe_session *session)
 {
-    double bytes = b->meter ? read_bytes_of(b, knobs, test) : 0, seconds = 0;
-    double before = bytes > 0 ? cabe_read_meter_bytes_s(b->meter, METER_SECONDS) : 0;
-    enum cabe_status status = time_test(b, test, (uint32_t)(r * 64 + 2), &seconds, err);
+    const struct cabe_planned planned = {.threads = session->n_threads};
+    struct cabe_pressure pressure;
 
+    cabe_pressure_read(&pressure, &b->pressure, &planned, NULL);
+    return pressure.cpu_percent >= 0 && pressure.cpu_percent < 100 ? 1 - pressure.cpu_percent / 100 : 1;
+}
+
+/* The test once, how fast memory is read before and after it, and what else ran meanwhile. */
+static enum cabe_status repeat(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs,
+                               struct test *test, int r, struct cabe_error *err)
+{
+    double bytes = read_bytes_of(b, knobs, test), before = 0, seconds = 0;
+    enum cabe_status status;
+
+    if (b->meter)
+        before = cabe_read_meter_bytes_s(b->meter, METER_SECONDS);
+    (void)cpu_left(b, session);
+    status = time_test(b, test, (uint32_t)(r * 64 + 2), &seconds, err);
     if (status != CABE_OK)
         return status;
+    test->cpu[r] = cpu_left(b, session);
     test->rate[r] = (double)test->n * test->n_seqs / seconds;
-    if (bytes > 0)
-        test->limit[r] = (before + cabe_read_meter_bytes_s(b->meter, METER_SECONDS)) / 2 / bytes;
+    if (b->meter)
+        test->read_s[r] = (before + cabe_read_meter_bytes_s(b->meter, METER_SECONDS)) / 2;
+    test->limit[r] = bytes > 0 ? test->read_s[r] / bytes : 0;
     return CABE_OK;
 }
 
@@ -228,6 +248,25 @@ static int by_size(const void *a, const void *b)
     double x = *(const double *)a, y = *(const double *)b;
 
     return (x > y) - (x < y);
+}
+
+static double median(double *values, int n)
+{
+    qsort(values, (size_t)n, sizeof *values, by_size);
+    return values[n / 2];
+}
+
+/* What is predicted, and what would be on the machine as it was meanwhile. */
+static void predict(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs, struct test *test)
+{
+    double usual = cabe_machine_rate(&session->machine, "memory"), read_s = median(test->read_s, b->repeats);
+    struct cabe_tempo tempo = {1, median(test->cpu, b->repeats)};
+
+    test->predicted = prediction_of(b, session, knobs, test, (struct cabe_tempo){1, 1});
+    if (!(usual > 0 && read_s > 0))
+        return;
+    tempo.memory = read_s / usual;
+    test->predicted_now = prediction_of(b, session, knobs, test, tempo);
 }
 
 static enum cabe_status measure(struct bench *b, const struct cabe_session *session, const struct cabe_knobs *knobs,
@@ -243,14 +282,15 @@ static enum cabe_status measure(struct bench *b, const struct cabe_session *sess
         warm.n = warm.n < 8 ? warm.n : 8;
         warm.depth = 0;
         status = time_test(b, &warm, 1, &seconds, err);
-        b->tests[i].predicted = prediction_of(b, session, knobs, &b->tests[i]);
     }
     for (int r = 0; r < b->repeats; r++)
         for (int i = 0; i < b->n_tests && status == CABE_OK; i++) {
-            status = repeat(b, knobs, &b->tests[i], r, err);
+            status = repeat(b, session, knobs, &b->tests[i], r, err);
             cabe_progress_report(&progress, "measuring", (uint64_t)(r * b->n_tests + i + 1),
                                  (uint64_t)(b->repeats * b->n_tests), "tests");
         }
+    for (int i = 0; i < b->n_tests && status == CABE_OK; i++)
+        predict(b, session, knobs, &b->tests[i]);
     cli_progress_end();
     return status;
 }
@@ -262,10 +302,23 @@ static double conclude(struct test *test, int n)
 
     for (int r = 0; r < n; r++)
         share[r] = test->limit[r] > 0 ? test->rate[r] / test->limit[r] : 0;
-    qsort(share, (size_t)n, sizeof *share, by_size);
     qsort(test->rate, (size_t)n, sizeof *test->rate, by_size);
     qsort(test->limit, (size_t)n, sizeof *test->limit, by_size);
-    return share[n / 2];
+    return median(share, n);
+}
+
+static void print_or_dash(int width, double value, const char *format)
+{
+    char text[32] = "-";
+
+    if (value > 0)
+        snprintf(text, sizeof text, format, value);
+    printf(" %*s", width, text);
+}
+
+static json_t *real_or_null(double value)
+{
+    return value > 0 ? json_real(value) : json_null();
 }
 
 static void report(struct bench *b, const struct cabe_session *session, const struct cabe_plan *plan)
@@ -273,31 +326,27 @@ static void report(struct bench *b, const struct cabe_session *session, const st
     json_t *results = json_array();
 
     if (!b->options.json)
-        printf("%s, %d threads, %s; median of %d\n\n%-14s %12s %12s %12s %12s %10s\n", b->model, session->n_threads,
-               session->kernels->name, b->repeats, "test", "tokens/s", "least", "most", "predicted",
+        printf("%s, %d threads, %s; median of %d\n\n%-12s %10s %10s %10s %10s %10s %10s\n", b->model, session->n_threads,
+               session->kernels->name, b->repeats, "test", "tokens/s", "least", "most", "predicted", "at tempo",
                "of limit");
     for (int i = 0; i < b->n_tests; i++) {
         struct test *test = &b->tests[i];
-        double share = conclude(test, b->repeats), median = test->rate[b->repeats / 2], limit = test->limit[b->repeats / 2];
+        double share = conclude(test, b->repeats), middle = test->rate[b->repeats / 2], limit = test->limit[b->repeats / 2];
 
         if (!b->options.json) {
-            printf("%-14s %12.2f %12.2f %12.2f ", test->name, median, test->rate[0], test->rate[b->repeats - 1]);
-            if (test->predicted > 0)
-                printf("%12.2f ", test->predicted);
-            else
-                printf("%12s ", "-");
-            if (share > 0)
-                printf("%9.0f%%\n", 100 * share);
-            else
-                printf("%10s\n", "-");
+            printf("%-12s %10.2f %10.2f %10.2f", test->name, middle, test->rate[0], test->rate[b->repeats - 1]);
+            print_or_dash(10, test->predicted, "%.2f");
+            print_or_dash(10, test->predicted_now, "%.2f");
+            print_or_dash(10, 100 * share, "%.0f%%");
+            putchar('\n');
             continue;
         }
-        json_array_append_new(results, json_pack("{s:s,s:f,s:f,s:f,s:o,s:o,s:o}", "test", test->name, "tokens_per_s", median,
-                                                 "least", test->rate[0], "most", test->rate[b->repeats - 1],
-                                                 "predicted_tokens_per_s",
-                                                 test->predicted > 0 ? json_real(test->predicted) : json_null(),
-                                                 "limit_tokens_per_s", share > 0 ? json_real(limit) : json_null(),
-                                                 "share_of_limit", share > 0 ? json_real(share) : json_null()));
+        json_array_append_new(
+            results, json_pack("{s:s,s:f,s:f,s:f,s:o,s:o,s:o,s:o}", "test", test->name, "tokens_per_s", middle, "least",
+                               test->rate[0], "most", test->rate[b->repeats - 1], "predicted_tokens_per_s",
+                               real_or_null(test->predicted), "predicted_at_tempo_tokens_per_s",
+                               real_or_null(test->predicted_now), "limit_tokens_per_s", real_or_null(share > 0 ? limit : 0),
+                               "share_of_limit", real_or_null(share)));
     }
     if (b->options.json)
         cli_print_json(json_pack("{s:s,s:i,s:s,s:i,s:o,s:I,s:I,s:o}", "model", b->model, "threads", session->n_threads,
@@ -425,6 +474,8 @@ const struct cabe_command cabe_cmd_bench = {
             "                      xS: S sequences at a time (default " TESTS_DEFAULT ")\n"
             "  --repeats N         of every test, in turn (default 3)\n"
             "  --kv F              keys and values as f32, f16 (default) or q8\n"
+            "  'at tempo' is what is predicted with memory as fast as it was read around the test, and with the CPU time\n"
+            "  that other work and the host left meanwhile: a shared machine is another one from minute to minute.\n"
             "  The limit is what decoding would reach if it did nothing but read the bytes that a step needs, as fast\n"
             "  as memory is read before and after the test (256 MiB of the budget; '-': there was no room for it).\n" CLI_MODEL_HELP CLI_COMMON_HELP,
     .run = run,

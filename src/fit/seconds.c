@@ -25,9 +25,10 @@ struct here { /* a machine and how much of it is used */
     int n_threads;
     double f32_s, int8_s, read_s;  /* its limits */
     double ops_share, read_share; /* of what all threads do */
+    double cpu;
 };
 
-static struct here look_at(const struct cabe_machine *m, int n_threads)
+static struct here look_at(const struct cabe_machine *m, int n_threads, struct cabe_tempo tempo)
 {
     struct here h = {.machine = m,
                      .n_threads = n_threads > 0 ? n_threads : 1,
@@ -35,13 +36,19 @@ static struct here look_at(const struct cabe_machine *m, int n_threads)
                      .int8_s = cabe_machine_ops_s(m, CABE_ARITH_INT8, n_threads),
                      .read_s = cabe_machine_read_bytes_s(m, n_threads),
                      .ops_share = 1,
-                     .read_share = 1};
+                     .read_share = 1,
+                     .cpu = tempo.cpu};
     double all_ops = m->limits.all_ops_s[CABE_ARITH_F32], all_read = m->limits.read_all_bytes_s;
 
     if (all_ops > 0)
         h.ops_share = h.f32_s / all_ops;
     if (all_read > 0)
         h.read_share = h.read_s / all_read;
+    h.f32_s *= tempo.cpu;
+    h.int8_s *= tempo.cpu;
+    h.ops_share *= tempo.cpu;
+    h.read_s *= tempo.memory;
+    h.read_share *= tempo.memory;
     return h;
 }
 
@@ -126,9 +133,9 @@ static double of_one_row(const struct here *h, const struct cabe_graph_work *w)
     const double heads = w->kv_values > 0 ? w->attention_ops[0] / (2 * w->kv_values) : CABE_RATE_GROUP_FEW;
     char name[CABE_RATE_NAME_MAX];
     double few = seconds_at(h, w->attention_ops[0] * (CABE_RATE_GROUP_FEW / heads),
-                            cabe_rate_of_attention("attend", w->kv_format, name), h->ops_share, h->f32_s);
+                            cabe_rate_of_attention("attend", w->kv_format, name), h->read_share, h->f32_s);
     double many = seconds_at(h, w->attention_ops[0] * (CABE_RATE_GROUP_MANY / heads),
-                             cabe_rate_of_attention("attend_group", w->kv_format, name), h->ops_share, h->f32_s);
+                             cabe_rate_of_attention("attend_group", w->kv_format, name), h->read_share, h->f32_s);
 
     if (!(w->attention_ops[0] > 0))
         return 0;
@@ -171,7 +178,7 @@ static double of_others(const struct here *h, const struct cabe_graph_work *w)
     double all = seconds_at(h, w->other_ops, "rows", h->ops_share, h->f32_s);
 
     return w->rows > 0 && cabe_machine_rate(h->machine, "row") > 0
-               ? larger(all, seconds_at(h, w->other_ops / w->rows, "row", 1, h->f32_s))
+               ? larger(all, seconds_at(h, w->other_ops / w->rows, "row", h->cpu, h->f32_s))
                : all;
 }
 
@@ -194,15 +201,21 @@ static double streamed(const struct here *h, const struct cabe_graph_work *w, do
     return larger(computing * (1 - own), reading) + (w->n_streamed - 1) * larger(reading, each) + each;
 }
 
-double cabe_fit_seconds(const struct cabe_machine *machine, int n_threads, const struct cabe_graph_work *w)
+double cabe_fit_seconds_at(const struct cabe_machine *machine, int n_threads, const struct cabe_graph_work *w,
+                           struct cabe_tempo tempo)
 {
-    struct here h = look_at(machine, n_threads);
+    struct here h = look_at(machine, n_threads, tempo);
     double seconds = of_products(&h, w) + of_attention(&h, w);
 
     seconds += of_others(&h, w);
-    seconds += seconds_at(&h, w->n_nodes, "nodes", 1, 0);
-    seconds += seconds_at(&h, w->drawn, "draw", 1, 0);
+    seconds += seconds_at(&h, w->n_nodes, "nodes", h.cpu, 0);
+    seconds += seconds_at(&h, w->drawn, "draw", h.cpu, 0);
     if (h.read_s > 0 && !(seconds > w->weight_bytes / h.read_s))
         seconds = w->weight_bytes / h.read_s;
     return w->n_streamed > 0 ? streamed(&h, w, seconds) : seconds;
+}
+
+double cabe_fit_seconds(const struct cabe_machine *machine, int n_threads, const struct cabe_graph_work *work)
+{
+    return cabe_fit_seconds_at(machine, n_threads, work, (struct cabe_tempo){1, 1});
 }

@@ -13,6 +13,7 @@
  *   "nodes"      nodes of a graph a second, for what each costs besides
  *   "draw"       logits a second that a token is drawn from
  *   "disk", "file"   bytes a second of a file, past the page cache and out of it
+ *   "memory"     bytes a second that were read while all of these were measured, by loops that do nothing else
  */
 #ifndef CABE_FIT_SECONDS_H
 #define CABE_FIT_SECONDS_H
@@ -31,7 +32,15 @@ const char *cabe_rate_of_product(const char *what, enum cabe_dtype dtype, enum c
                                  char out[CABE_RATE_NAME_MAX]);
 const char *cabe_rate_of_attention(const char *what, int kv_format, char out[CABE_RATE_NAME_MAX]);
 
+/* A shared machine is not the same from one minute to the next: what is left of what it was when it was measured. */
+struct cabe_tempo {
+    double memory; /* its read rate is so much of "memory" */
+    double cpu;    /* of the time of its CPUs */
+};
+
 /* Predicted seconds, no fewer for more rows or a longer context; 0: not known, because something is streamed from where nobody has measured. */
 double cabe_fit_seconds(const struct cabe_machine *machine, int n_threads, const struct cabe_graph_work *work);
+double cabe_fit_seconds_at(const struct cabe_machine *machine, int n_threads, const struct cabe_graph_work *work,
+                           struct cabe_tempo tempo);
 
 #endif

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "device/device.h"
 #include "fit/seconds.h"
+#include "machine/limits.h"
 #include "runtime/sample.h"
 #include "tensor/pages.h"
 
@@ -24,9 +25,15 @@
 #define VOCABULARY 32768
 #define FILE_BYTES (UINT64_C(64) << 20) /* no more than there are weights to read into */
 #define FILE_PIECE (UINT64_C(4) << 20)
+#define METER_BYTES (UINT64_C(96) << 20)
+#define METER_SECONDS .002
+#define READINGS_MAX 1024
+
+enum bound { BY_MEMORY, BY_CPU };
 
 struct series { /* of one rate: what the rounds gave */
     char name[CABE_RATE_NAME_MAX];
+    enum bound bound;
     double per_s[ROUNDS];
     int n;
 };
@@ -42,9 +49,16 @@ struct rates {
     int n_series;
     double narrow_seconds[ROUNDS], wide_seconds[ROUNDS], node_seconds;
     int n_done, n_all, n_rounds;
+    /*
+     * On a machine that is shared, memory is read at half the rate a second later. What reading bounds is therefore
+     * timed beside a reading of the meter, and counted as if that had been the first of them.
+     */
+    struct cabe_read_meter *meter;
+    double reading[READINGS_MAX]; /* bytes a second */
+    int n_readings;
 };
 
-static void add_rate(struct rates *r, const char *name, double amount, double seconds)
+static void add_rate(struct rates *r, const char *name, enum bound bound, double amount, double seconds)
 {
     struct series *series = r->series;
     int i = 0;
@@ -55,6 +69,7 @@ static void add_rate(struct rates *r, const char *name, double amount, double se
         return;
     if (i == r->n_series) {
         snprintf(series[i].name, sizeof series[i].name, "%s", name);
+        series[i].bound = bound;
         r->n_series++;
     }
     if (series[i].n < ROUNDS)
@@ -74,15 +89,21 @@ static double median(double *values, int n)
     return (values[(n - 1) / 2] + values[n / 2]) / 2;
 }
 
-/* The median of the rounds: a limit is the best there was, but what work takes is what it usually took. */
+/*
+ * The median of the rounds, and of memory the median of all readings: a limit is the best there was, but what work takes
+ * is what it usually took.
+ */
 static void conclude(struct rates *r, struct cabe_limits *limits)
 {
+    double first = r->reading[0], usual = median(r->reading, r->n_readings);
+
+    add_rate(r, "memory", BY_MEMORY, first, 1);
     for (limits->n_rates = 0; limits->n_rates < r->n_series; limits->n_rates++) {
         struct series *series = &r->series[limits->n_rates];
         struct cabe_work_rate *rate = &limits->rate[limits->n_rates];
 
         snprintf(rate->name, sizeof rate->name, "%s", series->name);
-        rate->per_s = median(series->per_s, series->n);
+        rate->per_s = median(series->per_s, series->n) * (series->bound == BY_MEMORY ? usual / first : 1);
     }
 }
 
@@ -117,8 +138,22 @@ static enum cabe_status compile(struct rates *r, struct sample *s, struct cabe_e
                              : status;
 }
 
-/* The median of several runs, in seconds; a first one, which finds everything cold, does not count. */
-static enum cabe_status time_sample(struct rates *r, struct sample *s, double *seconds, struct cabe_error *err)
+/* How fast memory is read now. */
+static double read_meter(struct rates *r)
+{
+    double bytes_s = cabe_read_meter_bytes_s(r->meter, METER_SECONDS);
+
+    if (r->n_readings < READINGS_MAX)
+        r->reading[r->n_readings++] = bytes_s;
+    return bytes_s;
+}
+
+/*
+ * Of several runs, in seconds: the median, as if memory were as it was at first; of what the CPU bounds, which nothing
+ * but other work slows down, the least. A first run, which finds everything cold, does not count.
+ */
+static enum cabe_status time_sample(struct rates *r, struct sample *s, enum bound bound, double *seconds,
+                                    struct cabe_error *err)
 {
     double taken[RUNS];
     int n = r->config->quick ? 1 : RUNS;
@@ -126,16 +161,24 @@ static enum cabe_status time_sample(struct rates *r, struct sample *s, double *s
     struct cabe_event *event;
 
     for (int i = -1; i < n && status == CABE_OK; i++) {
+        double before = bound == BY_MEMORY ? read_meter(r) : 0;
         uint64_t begin_ns = cabe_clock_ns();
 
         status = cabe_program_submit(s->program, s->symbols, r->config->cancel, &event, err);
         if (status == CABE_OK)
             status = cabe_event_wait(event, err);
-        if (i >= 0)
-            taken[i] = (double)(cabe_clock_ns() - begin_ns) / 1e9;
+        if (i < 0)
+            continue;
+        taken[i] = (double)(cabe_clock_ns() - begin_ns) / 1e9;
+        if (bound == BY_MEMORY)
+            taken[i] *= (before + read_meter(r)) / 2 / r->reading[0];
     }
-    *seconds = status == CABE_OK ? median(taken, n) : 0;
-    return status;
+    if (status != CABE_OK)
+        return status;
+    *seconds = median(taken, n);
+    if (bound == BY_CPU)
+        *seconds = taken[0]; /* they are in order now */
+    return CABE_OK;
 }
 
 static enum cabe_status fill_input(struct sample *s, const char *name, int64_t n, struct cabe_error *err)
@@ -190,7 +233,7 @@ static enum cabe_status time_products(struct rates *r, enum cabe_dtype dtype, en
     if (status == CABE_OK)
         status = fill_input(&s, "x", rows * width, err);
     if (status == CABE_OK)
-        status = time_sample(r, &s, seconds, err);
+        status = time_sample(r, &s, rows == 1 ? BY_MEMORY : BY_CPU, seconds, err);
     if (status == CABE_OK)
         cabe_graph_work(s.graph, s.symbols, work);
     close_sample(&s);
@@ -242,7 +285,7 @@ static enum cabe_status measure_product(struct rates *r, enum cabe_dtype dtype, 
         status = time_products(r, dtype, precision, sizes[i].width, sizes[i].rows, r->config->quick ? 1 : sizes[i].bytes, &work,
                                &seconds, err);
         if (status == CABE_OK)
-            add_rate(r, cabe_rate_of_product(sizes[i].name, dtype, precision, name),
+            add_rate(r, cabe_rate_of_product(sizes[i].name, dtype, precision, name), i == 0 ? BY_MEMORY : BY_CPU,
                      i == 0 ? work.matmul_bytes[dtype][precision] : work.matmul_ops[dtype][precision],
                      without_nodes(r, seconds, &work));
     }
@@ -287,10 +330,10 @@ static enum cabe_status measure_rows(struct rates *r, const char *name, int64_t 
     if (status == CABE_OK)
         status = fill_input(&s, "x", rows * 2 * WIDTH, err);
     if (status == CABE_OK)
-        status = time_sample(r, &s, &seconds, err);
+        status = time_sample(r, &s, BY_CPU, &seconds, err);
     if (status == CABE_OK) {
         cabe_graph_work(s.graph, s.symbols, &work);
-        add_rate(r, name, work.other_ops, seconds); /* nodes of rows alone have no barriers between them */
+        add_rate(r, name, BY_CPU, work.other_ops, seconds); /* nodes of rows alone have no barriers between them */
     }
     close_sample(&s);
     return status;
@@ -358,6 +401,7 @@ static enum cabe_status measure_attention(struct rates *r, const char *what, enu
     const uint64_t layer_bytes = KV_HEADS * cabe_kv_pair_bytes(format, format, HEAD_DIM) * SLOTS / CABE_PAGE_TOKENS;
     const int32_t n_layers = rows > 1 || r->config->quick ? ROWS_LAYERS : (int32_t)(KV_BYTES / layer_bytes);
     const struct cabe_kv_shape shape = {n_layers, KV_HEADS, HEAD_DIM};
+    const enum bound bound = rows > 1 ? BY_CPU : BY_MEMORY;
     struct sample s = {.symbols = {1, rows, 1}};
     uint64_t page_bytes = cabe_page_bytes(format, format, &shape);
     char name[CABE_RATE_NAME_MAX];
@@ -380,10 +424,10 @@ static enum cabe_status measure_attention(struct rates *r, const char *what, enu
     if (status == CABE_OK)
         status = give_pages(&s, format, (int64_t)page_bytes, rows, err);
     if (status == CABE_OK)
-        status = time_sample(r, &s, &seconds, err);
+        status = time_sample(r, &s, bound, &seconds, err);
     if (status == CABE_OK) {
         cabe_graph_work(s.graph, s.symbols, &work);
-        add_rate(r, cabe_rate_of_attention(what, (int)format, name), work.attention_ops[rows > 1],
+        add_rate(r, cabe_rate_of_attention(what, (int)format, name), bound, work.attention_ops[rows > 1],
                  without_nodes(r, seconds, &work));
     }
     close_sample(&s);
@@ -431,7 +475,7 @@ static enum cabe_status measure_draw(struct rates *r, struct cabe_error *err)
             taken[i] = (double)(cabe_clock_ns() - begin_ns) / 1e9;
     }
     if (status == CABE_OK)
-        add_rate(r, "draw", VOCABULARY, median(taken, n));
+        add_rate(r, "draw", BY_CPU, VOCABULARY, median(taken, n));
     cabe_sampler_close(sampler);
     cabe_free(logits);
     return status;
@@ -467,10 +511,10 @@ static void measure_files(struct rates *r)
     if (bytes > 0 && fdatasync(fd) == 0) {
         time_reading(fd, r->weights, bytes);
         for (int i = 0; i < ROUNDS; i++)
-            add_rate(r, "file", (double)bytes, time_reading(fd, r->weights, bytes));
+            add_rate(r, "file", BY_CPU, (double)bytes, time_reading(fd, r->weights, bytes));
         if (direct >= 0 && posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED) == 0)
             for (int i = 0; i < ROUNDS; i++)
-                add_rate(r, "disk", (double)bytes, time_reading(direct, r->weights, bytes));
+                add_rate(r, "disk", BY_CPU, (double)bytes, time_reading(direct, r->weights, bytes));
     }
     if (direct >= 0)
         close(direct);
@@ -504,7 +548,12 @@ static enum cabe_status open_device(struct rates *r, const struct cabe_machine *
         return status;
     device.ledger = r->ledger;
     device.team = r->team;
-    return cabe_cpu_device_open(&r->device, &device, err);
+    status = cabe_cpu_device_open(&r->device, &device, err);
+    if (status == CABE_OK)
+        status = cabe_read_meter_open(&r->meter, machine, r->team, METER_BYTES, err);
+    if (status == CABE_OK)
+        read_meter(r);
+    return status;
 }
 
 enum cabe_status cabe_rates_measure(struct cabe_machine *machine, const struct cabe_rates_config *config,
@@ -529,11 +578,12 @@ enum cabe_status cabe_rates_measure(struct cabe_machine *machine, const struct c
     if (status == CABE_OK)
         status = measure_draw(&r, err);
     if (status == CABE_OK) {
-        add_rate(&r, "nodes", 1, r.node_seconds);
+        add_rate(&r, "nodes", BY_CPU, 1, r.node_seconds);
         measure_files(&r);
         conclude(&r, &machine->limits);
     }
     cabe_pages_unmap(memory, r.weight_bytes);
+    cabe_read_meter_close(r.meter);
     cabe_device_close(r.device);
     cabe_team_close(r.team);
     cabe_ledger_close(r.ledger);

@@ -4,7 +4,7 @@
  * Each is a graph or a function of the kind that a task runs, on weights larger than the caches, with all threads; the
  * median of several rounds. A machine's limits say what is possible, these what is done.
  *
- * Thread: one. Takes about 7 s and 170 MiB.
+ * Thread: one. Takes about 7 s and 270 MiB.
  */
 #ifndef CABE_TASK_RATES_H
 #define CABE_TASK_RATES_H

@@ -38,7 +38,8 @@ static void every_rate_is_measured_and_kept(void **state)
     static const char *const names[] = {
         "read f32 high",    "few f16 high", "ops bf16 high",   "read int8 int8", "ops int8 high", "few q8_0 int8",
         "read q4_0 int8",   "ops q4_1 high", "read q4_K int8", "ops q6_K int8",  "rows",          "draw",
-        "attend f16",       "attend_rows q8", "attend f32",    "attend_group q8", "row", "few_narrow q4_0 int8", "ops_narrow f16 high", "file"};
+        "attend f16",       "attend_rows q8", "attend f32",    "attend_group q8", "row", "few_narrow q4_0 int8", "ops_narrow f16 high", "file",
+        "memory"};
     struct cabe_rates_config config = {.folder = "/tmp", .quick = 1};
     char path[] = "/tmp/cabe-limits-XXXXXX", used[CABE_HOME_PATH_MAX];
     int fd = mkstemp(path);
@@ -125,6 +126,11 @@ static void time_follows_the_rates(void **state)
         work.matmul_ops[CABE_F16][CABE_PRECISION_HIGH] = 2e9 * cases[i].rows;
         assert_true(fabs(cabe_fit_seconds(&m, 2, &work) - cases[i].seconds) < 1e-3);
     }
+    /* On a machine that reads half as fast, or gives half of its CPUs' time, what that bounds takes twice as long. */
+    work.matmul_ops[CABE_F16][CABE_PRECISION_HIGH] = 2e9;
+    assert_true(fabs(cabe_fit_seconds_at(&m, 2, &work, (struct cabe_tempo){.5, 1}) - 2) < 1e-3);
+    work.matmul_ops[CABE_F16][CABE_PRECISION_HIGH] = 2e9 * 128;
+    assert_true(fabs(cabe_fit_seconds_at(&m, 2, &work, (struct cabe_tempo){1, .5}) - 32) < 1e-3);
     /* Streamed: not known; out of the page cache both; from disk reading, or computing where that is longer. */
     work.weight_bytes = 2e9;
     work.stream_bytes = 1e9;
