@@ -7,7 +7,9 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -47,6 +49,7 @@ struct cabe_team {
     int n_members;
     int n_started; /* members with a thread; the caller has none */
     int spins;
+    atomic_int gives_way, nice; /* the first says that the second counts */
 
     void (*body)(struct cabe_team *team, int member, void *arg); /* NULL: the members end */
     void *arg;
@@ -70,10 +73,32 @@ enum cabe_class cabe_thread_class(enum cabe_class class_)
 }
 
 static _Thread_local uint64_t own_wait_ns;
+static _Thread_local int gives_way;
 
 uint64_t cabe_thread_waited_ns(void)
 {
     return own_wait_ns;
+}
+
+/* struct sched_attr as the kernel has it; the C library's headers may have it or not. */
+struct slice_attributes {
+    uint32_t size, policy;
+    uint64_t flags;
+    int32_t nice;
+    uint32_t priority;
+    uint64_t runtime_ns, deadline_ns, period_ns; /* under SCHED_OTHER and SCHED_BATCH the first is the slice */
+};
+
+void cabe_thread_slice(uint64_t ns)
+{
+    struct slice_attributes attributes = {0};
+
+    if (syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0 ||
+        (attributes.policy != SCHED_OTHER && attributes.policy != SCHED_BATCH) || attributes.runtime_ns == ns)
+        return;
+    attributes.size = sizeof attributes;
+    attributes.runtime_ns = ns;
+    (void)syscall(SYS_sched_setattr, 0, &attributes, 0);
 }
 
 static inline void relax(void)
@@ -169,6 +194,26 @@ int cabe_team_next(struct cabe_team *team, int64_t n, int64_t chunk, int64_t *be
     return 1;
 }
 
+/* Of the calling thread, which is about to compute. */
+static void give_way(const struct cabe_team *team)
+{
+    int nice;
+
+    if (gives_way || !atomic_load_explicit(&team->gives_way, memory_order_acquire))
+        return;
+    gives_way = 1;
+    cabe_thread_slice(CABE_SLICE_COMPUTE_NS);
+    nice = atomic_load_explicit(&team->nice, memory_order_relaxed);
+    if (getpriority(PRIO_PROCESS, 0) < nice) /* 0: on Linux, of this thread */
+        (void)setpriority(PRIO_PROCESS, 0, nice);
+}
+
+void cabe_team_give_way(struct cabe_team *team)
+{
+    atomic_store_explicit(&team->nice, getpriority(PRIO_PROCESS, 0) + CABE_TEAM_NICE, memory_order_relaxed);
+    atomic_store_explicit(&team->gives_way, 1, memory_order_release);
+}
+
 static void *member_main(void *arg)
 {
     struct member *self = arg;
@@ -180,6 +225,7 @@ static void *member_main(void *arg)
         seen++;
         if (!team->body)
             return NULL;
+        give_way(team);
         team->body(team, self->number, team->arg);
         cabe_team_barrier(team, self->number);
     }
@@ -188,6 +234,7 @@ static void *member_main(void *arg)
 void cabe_team_run(struct cabe_team *team, void (*body)(struct cabe_team *team, int member, void *arg),
                    void *arg)
 {
+    give_way(team);
     own_wait_ns += cabe_turns_take(&team->turns, own_class);
     team->body = body;
     team->arg = arg;

@@ -34,6 +34,22 @@ int cabe_team_size(const struct cabe_team *team);
 /* Of what the calling thread does from here on; NORMAL at first. Returns what it was before. */
 enum cabe_class cabe_thread_class(enum cabe_class class_);
 
+/*
+ * Asks the system for turns of the CPU of about so many ns for the calling thread and those that it makes. Whoever asks
+ * for shorter turns goes at once when it wakes and has had no more than its share; its share is not changed by it. Where
+ * the system has no such thing (Linux before 6.12) or forbids it, nothing changes.
+ */
+void cabe_thread_slice(uint64_t ns);
+#define CABE_SLICE_ANSWER_NS UINT64_C(100000)
+#define CABE_SLICE_COMPUTE_NS UINT64_C(20000000)
+/*
+ * The process answers while it computes: from their next region on the members, and who runs one, leave the CPU as soon as
+ * another thread wakes, by long turns and a little less weight; that one has just run itself, and would else wait for the
+ * system's next tick. Weight counts within a session or control group: what other programs there compute has precedence.
+ */
+void cabe_team_give_way(struct cabe_team *team);
+#define CABE_TEAM_NICE 5
+
 #define CABE_TURN_AGE_NS UINT64_C(2000000000)
 #define CABE_TURN_PAUSE_NS UINT64_C(1000000)
 /* How long the calling thread has waited for its turns since it began, on all teams. */

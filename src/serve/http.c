@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/threads.h"
 
 #define GRANULE (256u << 10) /* the ledger is asked for so much at a time */
 #define SWEEP_NS 250000000u
@@ -413,6 +414,7 @@ enum cabe_status cabe_http_run(struct cabe_http *http, struct cabe_error *err)
     if (http->ended)
         return cabe_fail(err, CABE_ERR_ARGUMENT, "http: the loop has ended");
     loop_here = http;
+    cabe_thread_slice(CABE_SLICE_ANSWER_NS);
     while (!is_over(http))
         cabe_http_turn(http, -1);
     end_loop(http);

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "base/threads.h"
 #include "base/utf8.h"
 #include "machine/pressure.h"
 #include "runtime/kv.h"
@@ -40,7 +41,11 @@ static enum cabe_status open_session(struct cabe_server *s, struct cabe_error *e
                                          .log = s->log,
                                          .cancel = &s->impl->cancel};
 
-    return cabe_session_open(&s->session, &config, 0, err);
+    enum cabe_status status = cabe_session_open(&s->session, &config, 0, err);
+
+    if (status == CABE_OK)
+        cabe_team_give_way(s->session->team);
+    return status;
 }
 
 /* The service takes 0 for its own default. */

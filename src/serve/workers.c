@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/threads.h"
 
 #define STACK_BYTES (1024 * 1024) /* a plan is made on it, in sanitized builds on wider frames */
 
@@ -47,6 +48,7 @@ static void *worker_main(void *self)
 {
     struct cabe_workers *w = self;
 
+    cabe_thread_slice(CABE_SLICE_ANSWER_NS);
     pthread_mutex_lock(&w->lock);
     for (;;) {
         struct work *work;

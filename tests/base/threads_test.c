@@ -1,5 +1,6 @@
 #include "base/threads.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -7,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -327,6 +329,60 @@ static void members_leave_signals_alone(void **state)
     cabe_team_close(team);
 }
 
+struct ways {
+    int nice[3];
+    uint64_t slice_ns[3];
+};
+
+static void note_way(struct cabe_team *team, int member, void *arg)
+{
+    struct ways *ways = arg;
+    uint64_t attributes[6] = {0}; /* size and policy, flags, nice and priority, runtime, ... */
+
+    (void)team;
+    ways->nice[member] = getpriority(PRIO_PROCESS, 0);
+    if (syscall(SYS_sched_getattr, 0, attributes, sizeof attributes, 0) == 0)
+        ways->slice_ns[member] = attributes[3];
+}
+
+static void *compute_and_note(void *arg)
+{
+    struct ways *before = arg, *after = before + 1, *again = before + 2;
+    struct cabe_team *team;
+
+    if (cabe_team_open(&team, 3, NULL) != CABE_OK)
+        return NULL;
+    cabe_team_run(team, note_way, before);
+    cabe_team_give_way(team);
+    cabe_team_run(team, note_way, after);
+    cabe_team_run(team, note_way, again);
+    cabe_team_close(team);
+    return arg;
+}
+
+/* Nothing else changes: not the policy's weight before, and none twice. */
+static void who_computes_gives_way(void **state)
+{
+    struct ways ways[3] = {0};
+    pthread_t thread;
+    void *done = NULL;
+    int nice = getpriority(PRIO_PROCESS, 0), wanted = nice + CABE_TEAM_NICE < 19 ? nice + CABE_TEAM_NICE : 19;
+
+    (void)state;
+    assert_int_equal(pthread_create(&thread, NULL, compute_and_note, ways), 0); /* it stays so */
+    assert_int_equal(pthread_join(thread, &done), 0);
+    assert_non_null(done);
+    for (int member = 0; member < 3; member++) {
+        assert_int_equal(ways[0].nice[member], nice);
+        assert_int_equal(ways[1].nice[member], wanted);
+        assert_int_equal(ways[2].nice[member], wanted);
+        assert_int_equal(ways[2].slice_ns[member], ways[1].slice_ns[member]);
+        if (ways[0].slice_ns[member] > 0 && ways[1].slice_ns[member] != ways[0].slice_ns[member])
+            assert_int_equal(ways[1].slice_ns[member], CABE_SLICE_COMPUTE_NS);
+    }
+    assert_int_equal(getpriority(PRIO_PROCESS, 0), nice);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -340,6 +396,7 @@ int main(void)
         cmocka_unit_test(no_memory),
         cmocka_unit_test(no_threads),
         cmocka_unit_test(members_leave_signals_alone),
+        cmocka_unit_test(who_computes_gives_way),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
