@@ -1,5 +1,8 @@
 #include "runtime/forecast.h"
 
+#include <math.h>
+#include <string.h>
+
 #define SECOND UINT64_C(1000000000)
 #define COMING_S 1.0
 #define KEEP 0.95        /* of what was measured, beside one more */
@@ -10,7 +13,8 @@
 #define LOOK_NS (SECOND / 10)
 #define MISSED_NS (SECOND + SECOND / 4)
 #define KEEP_BACK 0.99
-#define GUESS 1.0        /* so many that are not known count half */
+#define GUESS 0.9        /* of those that were told least, while nothing is known */
+#define INHERIT 4.0      /* so many that are not known count as those that were told less */
 #define HALVINGS 40
 
 /* Of the time until it is to begin, what may be expected to be waited. */
@@ -36,6 +40,7 @@ void cabe_forecast_came(struct cabe_forecast *f, enum cabe_class class_, double 
         f->last_ns = 0; /* there was a pause */
     if (f->came[class_].second[at] != second) {
         f->came[class_].second[at] = second;
+        f->came[class_].first_ns[at] = now_ns;
         f->came[class_].work[at] = 0;
         f->came[class_].n[at] = 0;
     }
@@ -46,7 +51,7 @@ void cabe_forecast_came(struct cabe_forecast *f, enum cabe_class class_, double 
 /* Work a second that came of a class lately: since the first of them, which alone says nothing of the next. */
 static double coming(const struct cabe_forecast *f, int class_, uint64_t now_ns)
 {
-    uint64_t second = now_ns / SECOND, oldest = second;
+    uint64_t second = now_ns / SECOND, first_ns = now_ns;
     double sum = 0, seconds;
     int64_t n = 0;
 
@@ -57,9 +62,10 @@ static double coming(const struct cabe_forecast *f, int class_, uint64_t now_ns)
             continue;
         sum += f->came[class_].work[i];
         n += f->came[class_].n[i];
-        oldest = of < oldest ? of : oldest;
+        if (f->came[class_].first_ns[i] < first_ns)
+            first_ns = f->came[class_].first_ns[i];
     }
-    seconds = between(oldest * SECOND, now_ns);
+    seconds = between(first_ns, now_ns);
     sum *= n > 0 ? (double)(n - 1) / (double)n : 0;
     return sum / (seconds > COMING_S ? seconds : COMING_S);
 }
@@ -174,10 +180,38 @@ double cabe_forecast_wait(const struct cabe_forecast *f, const double waiting[CA
 
 /* ---- promises ---- */
 
-static void count_back(struct cabe_forecast *f, int came_back)
+static int span_of(double told_s)
 {
-    f->n_known = f->n_known * KEEP_BACK + 1;
-    f->n_away = f->n_away * KEEP_BACK + !came_back;
+    int span = told_s > 1 ? (int)ceil(4 * log2(told_s)) : 0;
+
+    return span < CABE_FORECAST_SPANS ? span : CABE_FORECAST_SPANS - 1;
+}
+
+static void count_back(struct cabe_forecast *f, const struct cabe_promise *p, int came_back)
+{
+    f->back[p->span].n_known = f->back[p->span].n_known * KEEP_BACK + 1;
+    f->back[p->span].n_away = f->back[p->span].n_away * KEEP_BACK + !came_back;
+}
+
+/*
+ * Of those that are told about as long, but no fewer than come of those that are told a little less: where patience ends
+ * some do come, and those would find their room promised to others.
+ */
+static void returning(const struct cabe_forecast *f, double share[CABE_FORECAST_SPANS])
+{
+    double last = GUESS;
+
+    for (int i = 0; i < CABE_FORECAST_SPANS; i++) {
+        double own = (f->back[i].n_known - f->back[i].n_away + INHERIT * last) / (f->back[i].n_known + INHERIT);
+
+        share[i] = own > last ? own : last;
+        last = own;
+    }
+}
+
+static void take_off(struct cabe_forecast *f, const struct cabe_promise *p)
+{
+    f->promised[p->class_][p->span] -= (double)p->work;
 }
 
 static void forget(struct cabe_forecast *f, int i)
@@ -185,11 +219,10 @@ static void forget(struct cabe_forecast *f, int i)
     struct cabe_promise *p = &f->promises[i];
 
     if (!p->is_missed)
-        f->promised[p->class_] -= (double)p->work;
+        take_off(f, p);
     *p = f->promises[--f->n_promises];
     if (f->n_promises == 0)
-        for (int c = 0; c < CABE_N_CLASSES; c++)
-            f->promised[c] = 0; /* exactly */
+        memset(f->promised, 0, sizeof f->promised); /* exactly */
 }
 
 /* From when on, and until when it is good: nobody's clock is exact, and whole seconds are what many clients know. */
@@ -214,28 +247,35 @@ static void forget_late(struct cabe_forecast *f, uint64_t now_ns)
 
         if (!p->is_missed && now_ns > p->at_ns + MISSED_NS) {
             p->is_missed = 1;
-            f->promised[p->class_] -= (double)p->work;
+            take_off(f, p);
             f->n_stayed_away++;
-            count_back(f, 0);
+            count_back(f, p, 0);
         }
         if (now_ns > until_of(p))
             forget(f, i);
     }
 }
 
-double cabe_forecast_returning(const struct cabe_forecast *f)
+double cabe_forecast_returning(const struct cabe_forecast *f, double told_s)
 {
-    return 1 - (f->n_away + GUESS / 2) / (f->n_known + GUESS);
+    double share[CABE_FORECAST_SPANS];
+
+    returning(f, share);
+    return share[span_of(told_s)];
 }
 
 double cabe_forecast_wait_promised(struct cabe_forecast *f, const double waiting[CABE_N_CLASSES],
                                    enum cabe_class class_, double work, double rate, uint64_t now_ns)
 {
-    double all[CABE_N_CLASSES];
+    double all[CABE_N_CLASSES], share[CABE_FORECAST_SPANS];
 
     forget_late(f, now_ns);
-    for (int c = 0; c < CABE_N_CLASSES; c++)
-        all[c] = waiting[c] + cabe_forecast_returning(f) * (f->promised[c] > 0 ? f->promised[c] : 0);
+    returning(f, share);
+    for (int c = 0; c < CABE_N_CLASSES; c++) {
+        all[c] = waiting[c];
+        for (int i = 0; i < CABE_FORECAST_SPANS; i++)
+            all[c] += f->promised[c][i] > 0 ? share[i] * f->promised[c][i] : 0;
+    }
     return cabe_forecast_wait(f, all, class_, work, rate, now_ns);
 }
 
@@ -246,6 +286,22 @@ static int first_missed(const struct cabe_forecast *f)
     while (i < f->n_promises && !f->promises[i].is_missed)
         i++;
     return i;
+}
+
+/* Of whom it is least likely that he comes, less than of one who is told `told_s`. */
+static int least_likely(const struct cabe_forecast *f, double told_s)
+{
+    double share[CABE_FORECAST_SPANS], least;
+    int at = CABE_FORECAST_PROMISES;
+
+    returning(f, share);
+    least = share[span_of(told_s)];
+    for (int i = 0; i < f->n_promises; i++)
+        if (share[f->promises[i].span] < least) {
+            least = share[f->promises[i].span];
+            at = i;
+        }
+    return at;
 }
 
 static int find(const struct cabe_forecast *f, uint64_t key)
@@ -276,6 +332,8 @@ void cabe_forecast_promise(struct cabe_forecast *f, uint64_t key, enum cabe_clas
     f->n_promised++;
     if (at == CABE_FORECAST_PROMISES)
         at = first_missed(f);
+    if (at == CABE_FORECAST_PROMISES && (at = least_likely(f, seconds)) < CABE_FORECAST_PROMISES)
+        take_off(f, &f->promises[at]);
     if (at == CABE_FORECAST_PROMISES)
         return; /* it will be as if it came anew */
     f->n_promises += at == f->n_promises;
@@ -283,9 +341,9 @@ void cabe_forecast_promise(struct cabe_forecast *f, uint64_t key, enum cabe_clas
                                             .at_ns = now_ns + (uint64_t)(seconds * 1e9),
                                             .told_s = (float)seconds,
                                             .work = (float)work,
-                                            .class_ = (uint8_t)class_};
-    work = (double)(float)work; /* as it is taken off again */
-    f->promised[class_] += work;
+                                            .class_ = (uint8_t)class_,
+                                            .span = (uint8_t)span_of(seconds)};
+    f->promised[class_][f->promises[at].span] += (double)f->promises[at].work; /* as it is taken off again */
 }
 
 void cabe_forecast_keep(struct cabe_forecast *f, uint64_t key, int was_let_in)
@@ -295,7 +353,7 @@ void cabe_forecast_keep(struct cabe_forecast *f, uint64_t key, int was_let_in)
     if (at < 0)
         return;
     if (!f->promises[at].is_missed)
-        count_back(f, 1);
+        count_back(f, &f->promises[at], 1);
     forget(f, at);
     f->n_kept += was_let_in != 0;
     f->n_broken += was_let_in == 0;

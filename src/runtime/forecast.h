@@ -7,7 +7,8 @@
  *
  * Who is refused is told when there will be room, and that is a promise: it is remembered by a key of what was asked, later
  * ones queue up behind it as far as those who were promised do come back, and who comes back in time is let in before
- * others. Who comes too early is told what is left of it.
+ * others. Who comes too early is told what is left of it. How many come back is learned by what they were told: who is
+ * told more than he will wait does not come, and nobody is told to wait for him.
  *
  * Owner: a plain value, zeroed at first. Thread: one at a time (the caller's lock). Time is the caller's.
  */
@@ -22,26 +23,30 @@
 #define CABE_FORECAST_PROMISES 4096
 #define CABE_FORECAST_MOST_S 600.0
 #define CABE_FORECAST_LEAST_S 0.1
+#define CABE_FORECAST_SPANS 38 /* up to a second, four to each doubling */
 
 struct cabe_promise {
     uint64_t key, at_ns;
     float told_s, work;
-    uint8_t class_, is_missed; /* counted as not coming back */
+    uint8_t class_, span;
+    uint8_t is_missed; /* counted as not coming back */
 };
 
 struct cabe_forecast {
     double n_served, work, seconds; /* while more waited, lately: those before count for less */
     uint64_t last_ns;               /* when something was served last; 0: nothing has waited since */
     struct {
-        uint64_t second[CABE_FORECAST_SECONDS];
+        uint64_t second[CABE_FORECAST_SECONDS], first_ns[CABE_FORECAST_SECONDS];
         double work[CABE_FORECAST_SECONDS];
         int64_t n[CABE_FORECAST_SECONDS];
     } came[CABE_N_CLASSES];
     struct cabe_promise promises[CABE_FORECAST_PROMISES];
     int n_promises;
     uint64_t looked_ns; /* for those that are late */
-    double promised[CABE_N_CLASSES]; /* work of those that may still come */
-    double n_known, n_away;          /* those that came back or did not, lately; of them, those that did not */
+    double promised[CABE_N_CLASSES][CABE_FORECAST_SPANS]; /* work of those that may still come, by what they were told */
+    struct {
+        double n_known, n_away; /* those that came back or did not, lately; of them, those that did not */
+    } back[CABE_FORECAST_SPANS];
     uint64_t n_promised, n_kept, n_broken, n_stayed_away;
 };
 
@@ -87,8 +92,11 @@ enum cabe_promised {
     CABE_PROMISED_LATER, /* it is too early */
     CABE_PROMISED_NOW
 };
-/* The share of those that were promised room which does come back. */
-double cabe_forecast_returning(const struct cabe_forecast *forecast);
+/*
+ * The share of those that were promised room in so many seconds which does come back: of those that were told about as
+ * long, and as far as these are few, of those that were told less.
+ */
+double cabe_forecast_returning(const struct cabe_forecast *forecast, double told_s);
 /* What was promised to `key`; LATER: `*seconds` to go. */
 enum cabe_promised cabe_forecast_promised(struct cabe_forecast *forecast, uint64_t key, uint64_t now_ns, double *seconds);
 /* There will be room in so many seconds. */
