@@ -10,10 +10,12 @@ usage: load.py COMMAND --url URL [--url URL...] [OPTIONS]
             machine and for some ten seconds after, and the peer's turn is such a program.
   inject    --clients that stream, then a prompt of --prompt-tokens among them: p95 between tokens before and during.
   overload  --rate requests a second for --seconds, a share --critical of them CRITICAL (the others are left out with
-            --only-critical): p95 to the first token by class, time of
-            refusals, goodput (tokens of answers that ended meanwhile, and began within --first seconds), and by the
-            second the server's resident memory and what its ledger holds (--pid). With --retries who is refused comes
-            again when it was told to (a share --returning of them, if it is within --patience seconds): whether that held.
+            --only-critical): p95 to the first token by class, goodput (tokens of answers that ended meanwhile, and began
+            within --first seconds, or 10, 20, 30), by the second the server's resident memory and what its ledger holds (--pid),
+            and the time of refusals: as this process sees it, busy as it is; as the server does, from the first byte to
+            the answer's end (of all that is quick); and as another process does that asks --probes times a second and
+            does nothing else. With --retries who is refused comes again when it was told to (a share --returning of
+            them, if it is within --patience seconds): whether that held.
   embed     --clients that send one sentence each: sentences a second, and beside them those of `PROGRAM embed` (--library).
   switch    the models A and B (--models A,B) asked in turn: seconds to the first token.
 
@@ -22,13 +24,18 @@ seconds of each other in the mean. Python 3, standard library only.
 """
 import argparse
 import asyncio
+import collections
 import csv
+import ctypes
+import gc
 import json
 import math
 import os
 import pathlib
 import random
+import socket
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -131,7 +138,22 @@ async def post(url, path, body, headers=(), limit=600):
     return answer
 
 
+def cpu_turns(ns):
+    """Of this process, as the system's scheduler counts them (Linux 6.12 and later). Short ones: it goes as soon as it is
+    woken. Long ones: others do, so that a load on the server's own machine does not make the server wait."""
+    calls = {"x86_64": (315, 314), "aarch64": (275, 274)}.get(os.uname().machine)
+    if not calls:
+        return
+    call, size = ctypes.CDLL(None).syscall, struct.calcsize("IIQiIQQQ")
+    attributes = ctypes.create_string_buffer(size)
+    if call(calls[0], 0, attributes, size, 0) == 0:
+        values = list(struct.unpack("IIQiIQQQ", attributes.raw))
+        values[5] = ns
+        call(calls[1], 0, struct.pack("IIQiIQQQ", *values), 0)
+
+
 RUN = time.time_ns()
+SHARES = (("p50", .5), ("p99", .99), ("most", 1))
 
 
 def prompt_of(n_tokens, seed):
@@ -238,6 +260,50 @@ async def inject(args):
                       "failed": sum(1 for a in answers if a.error)}, indent=1))
 
 
+def refusals_seen(url):
+    """By the server's own clock: how many completions it has answered within so many seconds."""
+    counts = {}
+    with urllib.request.urlopen(url + "/metrics", timeout=5) as page:
+        for line in page.read().decode().splitlines():
+            if "http_request_duration_seconds_bucket" in line and '"/v1/completions"' in line:
+                counts[line.split('le="')[1].split('"')[0]] = float(line.split()[-1])
+    return counts
+
+
+def probe(args):
+    """One request after the other by a process of its own, --rate a second: when who is refused hears of it, and how long
+    this process waited for a CPU meanwhile, which is not the server's time. Who is let in hangs up."""
+    parts, began, rows = urllib.parse.urlsplit(args.url[0]), time.monotonic(), []
+    cpu_turns(100_000)
+    gc.disable()
+
+    def waited_s():
+        return int(pathlib.Path("/proc/self/schedstat").read_text().split()[1]) / 1e9
+
+    number = 0
+    while (at := time.monotonic() - began) < args.seconds:
+        time.sleep(max(0, number / args.rate - at))
+        data = json.dumps(completion(args.model, args.prompt_tokens, args.new, -1 - number)).encode()
+        number += 1
+        with socket.create_connection((parts.hostname, parts.port), 1) as peer:
+            peer.settimeout(1)
+            waited = waited_s()
+            sent = time.monotonic()
+            peer.sendall(f"POST /v1/completions HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+                         f"Content-Length: {len(data)}\r\n\r\n".encode() + data)
+            try:
+                head = peer.recv(65536)
+            except TimeoutError:
+                continue
+            took = time.monotonic() - sent
+            if head.split()[1] in (b"429", b"503"):
+                rows.append((took, took - (waited_s() - waited)))
+    print(json.dumps({"asked": number, "refused": len(rows),
+                      **{f"{name}_ms": percentile([row[0] for row in rows], share) * 1e3 for name, share in SHARES},
+                      **{f"{name}_without_own_wait_ms": percentile([row[1] for row in rows], share) * 1e3
+                         for name, share in SHARES}}))
+
+
 def ledger(url):
     """Bytes that the server's own account holds."""
     with urllib.request.urlopen(url + "/metrics", timeout=5) as page:
@@ -297,14 +363,21 @@ def promises(turns):
     told = [a.retry_after for _, answers in turns for a in answers if is_refusal(a) and a.retry_after]
     waits = [(answers[0].retry_after, answers[-1].began - answers[0].began) for _, answers in turns
              if len(answers) > 1 and not is_refusal(answers[-1])]
-    return {"told_p50_s": percentile(told, .5), "told_most_s": max(told, default=math.nan), "came_again": len(again),
-            "let_in_then": sum(1 for _, after in again if not is_refusal(after)),
+    broken = collections.Counter(int(before.retry_after) for before, after in again if is_refusal(after))
+    return {"told_p50_s": percentile(told, .5), "told_p50_last_tenth_s": percentile(told[-len(told) // 10:], .5), "told_most_s": max(told, default=math.nan), "came_again": len(again),
+            "broken_by_told_s": dict(sorted(broken.items())), "let_in_then": sum(1 for _, after in again if not is_refusal(after)),
             "let_in_within_twice": sum(1 for first, real in waits if real <= 2 * first + .1)}
 
 
 async def overload(args):
     url, draw, tasks, turns = args.url[0], random.Random(1), [], []
-    began, number, memory, stop = time.monotonic(), 0, [], asyncio.Event()
+    memory, stop, seen, number = [], asyncio.Event(), refusals_seen(url), 0
+    cpu_turns(20_000_000)
+    prober = subprocess.Popen([sys.executable, __file__, "probe", "--url", url, "--model", args.model, "--rate",
+                               str(args.probes), "--seconds", str(args.seconds), "--prompt-tokens",
+                               str(args.prompt_tokens), "--new", str(args.new)],
+                              stdout=subprocess.PIPE) if args.probes else None
+    began = time.monotonic()
 
     async def one(class_, seed):
         answers = []
@@ -348,8 +421,15 @@ async def overload(args):
     result = {"requests": number, "seconds": seconds, **by_class(args, seconds, turns)}
     result["tokens_per_s"] = sum(a.tokens for a in done) / seconds
     result["goodput_tokens_per_s"] = sum(a.tokens for a in within if a.first <= args.first) / (loaded - began)
+    result["goodput_by_first_s"] = {limit: round(sum(a.tokens for a in within if a.first <= limit) / (loaded - began), 1)
+                                    for limit in (10, 20, 30)}
     result["refusal_p50_ms"] = percentile([a.headers for a in refused], .5) * 1e3
     result["refusal_p99_ms"] = percentile([a.headers for a in refused], .99) * 1e3
+    if refused:  # by the server's clock, from the first byte to the answer's end
+        result["server_within_ms"] = {f"{float(le) * 1e3:g}": round((n - seen.get(le, 0)) / len(refused), 4)
+                                      for le, n in refusals_seen(url).items() if le in ("0.001", "0.0025", "0.005", "0.01")}
+    if prober:
+        result["probes"] = json.loads(prober.communicate()[0] or "null")
     result["promises"] = promises(turns)
     result["client_cpu_s"] = time.process_time()
     result["other_errors"] = sorted({a.error for _, answers in turns for a in answers
@@ -406,7 +486,7 @@ async def switch(args):
 
 def main():
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("command", choices=["replay", "inject", "overload", "embed", "switch"])
+    parser.add_argument("command", choices=["replay", "inject", "overload", "embed", "switch", "probe"])
     parser.add_argument("--url", action="append", required=True)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--models", default="")
@@ -424,6 +504,7 @@ def main():
     parser.add_argument("--rate", type=float, default=20)
     parser.add_argument("--critical", type=float, default=.02)
     parser.add_argument("--only-critical", action="store_true")
+    parser.add_argument("--probes", type=float, default=0)
     parser.add_argument("--retries", type=int, default=0)
     parser.add_argument("--returning", type=float, default=1)
     parser.add_argument("--patience", type=float, default=60)
@@ -433,6 +514,9 @@ def main():
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     args.url = [url.rstrip("/") for url in args.url]
+    if args.command == "probe":
+        probe(args)
+        return
     commands = {"replay": replay, "inject": inject, "overload": overload, "embed": embed, "switch": switch}
     asyncio.run(commands[args.command](args))
 
