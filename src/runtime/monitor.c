@@ -20,10 +20,14 @@
 #define GIB (UINT64_C(1) << 30)
 #define MIB (UINT64_C(1) << 20)
 
+/* The process has one high-water mark, and a ledger one set, for all monitors: who starts them anew tells all the others. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of all that is below, of every monitor */
+static struct cabe_monitor *monitors;                    /* those that are open */
+
 struct cabe_monitor {
     struct cabe_monitor_config config; /* defaults filled in */
     uint64_t opened_ns;
-    pthread_mutex_t lock; /* of all below */
+    struct cabe_monitor *next;
     struct cabe_phase open[CABE_MONITOR_OPEN];
     int grew[CABE_MONITOR_OPEN]; /* the process's mark rose during the phase: then its peak is exact */
     struct cabe_phase done[CABE_MONITOR_PHASES];
@@ -82,42 +86,6 @@ static void fill_defaults(struct cabe_monitor_config *config)
         config->warn_device_percent = 85;
 }
 
-enum cabe_status cabe_monitor_open(struct cabe_monitor **out, const struct cabe_monitor_config *config,
-                                   struct cabe_error *err)
-{
-    struct cabe_monitor *monitor = cabe_calloc(1, sizeof *monitor);
-    struct cabe_rss rss;
-
-    *out = NULL;
-    if (!monitor)
-        return cabe_fail(err, CABE_ERR_OOM, "phase monitor: %zu bytes", sizeof *monitor);
-    monitor->config = *config;
-    fill_defaults(&monitor->config);
-    monitor->opened_ns = cabe_clock_ns();
-    pthread_mutex_init(&monitor->lock, NULL);
-    pthread_cond_init(&monitor->sampler_wake, NULL);
-    cabe_rss_read(&rss);
-    monitor->peak_bytes = monitor->mark_bytes = rss.high_bytes;
-    monitor->can_reset = !config->must_sample && cabe_rss_reset_high() == 0;
-    *out = monitor;
-    return CABE_OK;
-}
-
-void cabe_monitor_close(struct cabe_monitor *monitor)
-{
-    if (!monitor)
-        return;
-    pthread_mutex_lock(&monitor->lock);
-    monitor->is_closing = 1;
-    pthread_cond_signal(&monitor->sampler_wake);
-    pthread_mutex_unlock(&monitor->lock);
-    if (monitor->has_sampler)
-        pthread_join(monitor->sampler, NULL);
-    pthread_cond_destroy(&monitor->sampler_wake);
-    pthread_mutex_destroy(&monitor->lock);
-    cabe_free(monitor);
-}
-
 /* Under the lock: no open phase has seen less than `bytes`. */
 static void raise_peaks(struct cabe_monitor *monitor, uint64_t bytes, int is_exact)
 {
@@ -148,38 +116,90 @@ static void raise_device_peaks(struct cabe_monitor *monitor, const struct cabe_l
     }
 }
 
+/* Under the lock: every open phase of every monitor sees the process's mark as it is. */
+static void settle_all(struct cabe_rss *rss)
+{
+    cabe_rss_read(rss);
+    for (struct cabe_monitor *m = monitors; m; m = m->next) {
+        int is_exact = m->can_reset || rss->high_bytes > m->mark_bytes;
+
+        raise_peaks(m, is_exact ? rss->high_bytes : rss->rss_bytes, is_exact);
+        m->mark_bytes = rss->high_bytes;
+    }
+}
+
 /*
  * Under the lock, where one phase begins or ends: gives every open phase the marks as they are, and starts
  * new ones. So a phase that begins later does not lose what an earlier one has seen, and does not inherit it.
  */
 static void settle(struct cabe_monitor *monitor, struct cabe_rss *rss, struct cabe_ledger_view *view)
 {
-    cabe_rss_read(rss);
-    if (monitor->can_reset || rss->high_bytes > monitor->mark_bytes)
-        raise_peaks(monitor, rss->high_bytes, 1);
-    else
-        raise_peaks(monitor, rss->rss_bytes, 0);
-    monitor->mark_bytes = rss->high_bytes;
+    settle_all(rss);
     if (monitor->can_reset)
         cabe_rss_reset_high();
     view->n_devices = 0;
-    if (monitor->config.ledger) {
-        cabe_ledger_read_and_mark(monitor->config.ledger, view);
-        raise_device_peaks(monitor, view);
-    }
+    if (!monitor->config.ledger)
+        return;
+    cabe_ledger_read_and_mark(monitor->config.ledger, view);
+    for (struct cabe_monitor *m = monitors; m; m = m->next)
+        if (m->config.ledger == monitor->config.ledger)
+            raise_device_peaks(m, view);
+}
+
+enum cabe_status cabe_monitor_open(struct cabe_monitor **out, const struct cabe_monitor_config *config,
+                                   struct cabe_error *err)
+{
+    struct cabe_monitor *monitor = cabe_calloc(1, sizeof *monitor);
+    struct cabe_rss rss;
+
+    *out = NULL;
+    if (!monitor)
+        return cabe_fail(err, CABE_ERR_OOM, "phase monitor: %zu bytes", sizeof *monitor);
+    monitor->config = *config;
+    fill_defaults(&monitor->config);
+    monitor->opened_ns = cabe_clock_ns();
+    pthread_cond_init(&monitor->sampler_wake, NULL);
+    pthread_mutex_lock(&lock);
+    settle_all(&rss);
+    monitor->peak_bytes = monitor->mark_bytes = rss.high_bytes;
+    monitor->can_reset = !config->must_sample && cabe_rss_reset_high() == 0;
+    monitor->next = monitors;
+    monitors = monitor;
+    pthread_mutex_unlock(&lock);
+    *out = monitor;
+    return CABE_OK;
+}
+
+void cabe_monitor_close(struct cabe_monitor *monitor)
+{
+    struct cabe_monitor **at = &monitors;
+
+    if (!monitor)
+        return;
+    pthread_mutex_lock(&lock);
+    while (*at != monitor)
+        at = &(*at)->next;
+    *at = monitor->next;
+    monitor->is_closing = 1;
+    pthread_cond_signal(&monitor->sampler_wake);
+    pthread_mutex_unlock(&lock);
+    if (monitor->has_sampler)
+        pthread_join(monitor->sampler, NULL);
+    pthread_cond_destroy(&monitor->sampler_wake);
+    cabe_free(monitor);
 }
 
 static void *sample(void *arg)
 {
     struct cabe_monitor *monitor = arg;
 
-    pthread_mutex_lock(&monitor->lock);
+    pthread_mutex_lock(&lock);
     while (!monitor->is_closing) {
         struct timespec until;
         struct cabe_rss rss;
 
         if (monitor->n_open == 0) {
-            pthread_cond_wait(&monitor->sampler_wake, &monitor->lock);
+            pthread_cond_wait(&monitor->sampler_wake, &lock);
             continue;
         }
         if (cabe_rss_read(&rss) == 0)
@@ -190,9 +210,9 @@ static void *sample(void *arg)
             until.tv_nsec -= 1000000000;
             until.tv_sec++;
         }
-        pthread_cond_timedwait(&monitor->sampler_wake, &monitor->lock, &until);
+        pthread_cond_timedwait(&monitor->sampler_wake, &lock, &until);
     }
-    pthread_mutex_unlock(&monitor->lock);
+    pthread_mutex_unlock(&lock);
     return NULL;
 }
 
@@ -262,11 +282,11 @@ void cabe_monitor_begin(struct cabe_monitor *monitor, const char *name, uint64_t
     if (!monitor)
         return;
     copy_name(begun.name, name);
-    pthread_mutex_lock(&monitor->lock);
+    pthread_mutex_lock(&lock);
     for (number = 0; number < CABE_MONITOR_OPEN && monitor->open[number].is_open;)
         number++;
     if (number == CABE_MONITOR_OPEN) {
-        pthread_mutex_unlock(&monitor->lock);
+        pthread_mutex_unlock(&lock);
         return;
     }
     settle(monitor, &rss, &view);
@@ -284,7 +304,7 @@ void cabe_monitor_begin(struct cabe_monitor *monitor, const char *name, uint64_t
     monitor->n_open++;
     if (!monitor->can_reset)
         need_sampler(monitor);
-    pthread_mutex_unlock(&monitor->lock);
+    pthread_mutex_unlock(&lock);
     *phase = number;
     log_begin(monitor, &begun);
 }
@@ -376,10 +396,10 @@ void cabe_monitor_end(struct cabe_monitor *monitor, int number)
 
     if (!monitor || number < 0 || number >= CABE_MONITOR_OPEN)
         return;
-    pthread_mutex_lock(&monitor->lock);
+    pthread_mutex_lock(&lock);
     phase = &monitor->open[number];
     if (!phase->is_open) {
-        pthread_mutex_unlock(&monitor->lock);
+        pthread_mutex_unlock(&lock);
         return;
     }
     settle(monitor, &rss, &view);
@@ -394,7 +414,7 @@ void cabe_monitor_end(struct cabe_monitor *monitor, int number)
     monitor->n_open--;
     monitor->n_warnings += (unsigned)__builtin_popcount(ended.warnings);
     monitor->done[monitor->n_done++ % CABE_MONITOR_PHASES] = ended;
-    pthread_mutex_unlock(&monitor->lock);
+    pthread_mutex_unlock(&lock);
     log_end(monitor, &ended, warnings);
 }
 
@@ -436,7 +456,7 @@ size_t cabe_monitor_read(struct cabe_monitor *monitor, struct cabe_phase *out, s
     uint64_t first;
     size_t n = 0;
 
-    pthread_mutex_lock(&monitor->lock);
+    pthread_mutex_lock(&lock);
     first = monitor->n_done > CABE_MONITOR_PHASES ? monitor->n_done - CABE_MONITOR_PHASES : 0;
     for (uint64_t i = first; i < monitor->n_done && n < n_max; i++)
         out[n++] = monitor->done[i % CABE_MONITOR_PHASES];
@@ -447,24 +467,24 @@ size_t cabe_monitor_read(struct cabe_monitor *monitor, struct cabe_phase *out, s
         out[n].elapsed_ns = cabe_clock_ns() - monitor->opened_ns - out[n].begin_ns;
         n++;
     }
-    pthread_mutex_unlock(&monitor->lock);
+    pthread_mutex_unlock(&lock);
     return n;
 }
 
 void cabe_monitor_counts(struct cabe_monitor *monitor, uint64_t *n_warnings, uint64_t *n_forgotten)
 {
-    pthread_mutex_lock(&monitor->lock);
+    pthread_mutex_lock(&lock);
     *n_warnings = monitor->n_warnings;
     *n_forgotten = monitor->n_done > CABE_MONITOR_PHASES ? monitor->n_done - CABE_MONITOR_PHASES : 0;
-    pthread_mutex_unlock(&monitor->lock);
+    pthread_mutex_unlock(&lock);
 }
 
 uint64_t cabe_monitor_peak_bytes(struct cabe_monitor *monitor)
 {
     uint64_t bytes;
 
-    pthread_mutex_lock(&monitor->lock);
+    pthread_mutex_lock(&lock);
     bytes = monitor->peak_bytes;
-    pthread_mutex_unlock(&monitor->lock);
+    pthread_mutex_unlock(&lock);
     return bytes;
 }

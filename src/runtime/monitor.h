@@ -6,7 +6,8 @@
  *     cabe_monitor_end(monitor, phase);
  *
  * Peak: the process's high-water mark is reset when a phase begins (where the system permits it; otherwise a
- * thread samples every SAMPLE_MS and the phase says so). Phases may nest and overlap: each has its own peak.
+ * thread samples every SAMPLE_MS and the phase says so). Phases may nest and overlap, those of several monitors
+ * too: each has its own peak, which is that of the process while it lasted, whoever took the memory.
  * Device memory and the purposes are the ledger's; the monitor is the one that starts its marks anew
  * (cabe_ledger_read_and_mark).
  *

@@ -103,6 +103,41 @@ static void phases_nest(void **state)
     cabe_monitor_close(monitor);
 }
 
+/* Two monitors, as of two analyses in a server: neither takes the process's mark, or the ledger's, from the other. */
+static void monitors_overlap(void **state)
+{
+    struct cabe_ledger_config ledger_config = {.n_devices = 1, .budget_bytes = {1000 * MIB}};
+    struct cabe_monitor_config config = {0};
+    struct cabe_monitor *first, *second;
+    struct cabe_phase phases[2], seen;
+    int outer, inner;
+
+    (void)state;
+    assert_int_equal(cabe_ledger_open(&config.ledger, &ledger_config, NULL), CABE_OK);
+    first = open_monitor(&config);
+    cabe_monitor_begin(first, "first", 0, &outer);
+    hold(80 * MIB, 0);
+    assert_int_equal(cabe_ledger_reserve(config.ledger, 0, CABE_PURPOSE_KV, 50 * MIB, "kv", NULL), CABE_OK);
+    cabe_ledger_release(config.ledger, 0, CABE_PURPOSE_KV, 50 * MIB, "kv");
+    second = open_monitor(&config);
+    cabe_monitor_begin(second, "second", 0, &inner);
+    hold(16 * MIB, 0);
+    cabe_monitor_end(second, inner);
+    assert_int_equal(cabe_monitor_read(second, &seen, 1), 1);
+    cabe_monitor_close(second);
+    cabe_monitor_end(first, outer);
+    assert_int_equal(cabe_monitor_read(first, phases, 2), 1);
+    assert_int_equal(phases[0].device[0].peak_bytes, 50 * MIB);
+    assert_int_equal(phases[0].purpose_peak_bytes[CABE_PURPOSE_KV], 50 * MIB);
+    assert_int_equal(seen.device[0].peak_bytes, 0);
+    if (!phases[0].is_sampled) {
+        assert_near(phases[0].peak_bytes - phases[0].rss_begin_bytes, 80 * MIB, 3 * MIB);
+        assert_near(seen.peak_bytes - seen.rss_begin_bytes, 16 * MIB, 3 * MIB);
+    }
+    cabe_monitor_close(first);
+    cabe_ledger_close(config.ledger);
+}
+
 static void samples_where_marks_do_not_go(void **state)
 {
     struct cabe_monitor_config config = {.must_sample = 1};
@@ -402,6 +437,7 @@ int main(void)
     const struct CMUnitTest measured[] = {
         cmocka_unit_test(peaks_are_of_the_phase),
         cmocka_unit_test(phases_nest),
+        cmocka_unit_test(monitors_overlap),
         cmocka_unit_test(samples_where_marks_do_not_go),
     };
     const struct CMUnitTest tests[] = {
