@@ -12,7 +12,8 @@
 #include "serve/server.h"
 #include "serve/server_impl.h"
 
-#define JSON_VALUE_BYTES 160 /* of a parsed body: a pair of an object, its key and a number; beside the text itself */
+#define JSON_VALUE_BYTES 176  /* of a parsed body: a pair of an object, its key and a number; beside the text itself */
+#define JSON_OBJECT_BYTES 192 /* of an object besides: its table */
 #define MESSAGE_BYTES 1024
 #define PARSE_ROOM_BYTES 65536
 #define JSON_TYPE "application/json"
@@ -127,10 +128,10 @@ void cabe_reply_no_worker(struct cabe_server *server, struct cabe_http_exchange 
 
 /* ---- the request ---- */
 
-/* Depth and values of a JSON text, as far as brackets and commas outside strings say; it may be malformed. */
-static void json_extent(const char *text, size_t n, int64_t *depth, int64_t *values)
+uint64_t cabe_request_extent(const char *text, size_t n, int64_t *depth, int64_t *values)
 {
     int64_t open = 0;
+    uint64_t n_objects = 0;
     int in_string = 0;
 
     *depth = 0;
@@ -146,12 +147,14 @@ static void json_extent(const char *text, size_t n, int64_t *depth, int64_t *val
         } else if (c == '[' || c == '{') {
             *depth = ++open > *depth ? open : *depth;
             ++*values;
+            n_objects += c == '{';
         } else if (c == ']' || c == '}') {
             open--;
         } else if (c == ',') {
             ++*values;
         }
     }
+    return n + JSON_VALUE_BYTES * (uint64_t)*values + JSON_OBJECT_BYTES * n_objects;
 }
 
 /*
@@ -176,7 +179,7 @@ json_t *cabe_request_json(struct cabe_http_exchange *exchange)
 {
     const struct cabe_server *server = cabe_http_self(exchange);
     int64_t depth_max = server->config->json_depth, depth, values;
-    uint64_t n_refused = cabe_memory_refused();
+    uint64_t n_refused = cabe_memory_refused(), bytes;
     json_error_t why;
     json_t *json;
     size_t n;
@@ -186,7 +189,7 @@ json_t *cabe_request_json(struct cabe_http_exchange *exchange)
         cabe_reply_error(exchange, 400, "invalid_json", NULL, "the body is empty, wanted a JSON object");
         return NULL;
     }
-    json_extent(body, n, &depth, &values);
+    bytes = cabe_request_extent(body, n, &depth, &values);
     if (depth > depth_max || values > CABE_REQUEST_VALUES_MAX) {
         cabe_reply_error(exchange, 400, "invalid_json", NULL, "the body has %lld %s, at most %lld are taken",
                          (long long)(depth > depth_max ? depth : values),
@@ -194,7 +197,7 @@ json_t *cabe_request_json(struct cabe_http_exchange *exchange)
                          (long long)(depth > depth_max ? depth_max : CABE_REQUEST_VALUES_MAX));
         return NULL;
     }
-    if (!cabe_http_charge_more(exchange, n + JSON_VALUE_BYTES * (size_t)values)) {
+    if (!cabe_http_charge_more(exchange, bytes)) {
         cabe_reply_retry_after(exchange, 1);
         cabe_reply_error(exchange, 503, "overloaded", NULL, "no memory for the body's %lld values now", (long long)values);
         return NULL;

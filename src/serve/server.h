@@ -85,8 +85,11 @@ void cabe_reply_status(struct cabe_http_exchange *exchange, const struct cabe_er
                        const struct cabe_service_refusal *refusal);
 /* 503 that says that no worker was free within worker_wait. */
 void cabe_reply_no_worker(struct cabe_server *server, struct cabe_http_exchange *exchange);
+/* Depth and values of a JSON text, as far as brackets and commas outside strings say; it may be malformed. Returns the bytes
+ * that it becomes in memory, at most. */
+uint64_t cabe_request_extent(const char *text, size_t n, int64_t *depth, int64_t *values);
 /* The body as a JSON object; NULL: it has been answered (400, with line and column). Depth and the number of values are
- * limited, a name twice in one object is refused. */
+ * limited, a name twice in one object is refused. What it becomes in memory is on the ledger until the exchange's end. */
 #define CABE_REQUEST_VALUES_MAX (1 << 18)
 json_t *cabe_request_json(struct cabe_http_exchange *exchange);
 /* Class of a request: header x-cabe-class, field "priority" (a name, or a number, lower is sooner: -2 critical, -1 high,

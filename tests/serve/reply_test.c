@@ -247,12 +247,73 @@ static void pages_of_other_origins_are_not(void **state)
     assert_false(cabe_access_is_loopback(""));
 }
 
+/* ---- what a body becomes in memory ---- */
+
+#define BLOCK_BYTES 16 /* of the allocator, for each block */
+
+static size_t held, held_most;
+
+static void *counted_malloc(size_t n)
+{
+    size_t *block = malloc(n + BLOCK_BYTES);
+
+    if (!block)
+        return NULL;
+    *block = n + BLOCK_BYTES;
+    held += *block;
+    held_most = held > held_most ? held : held_most;
+    return (char *)block + BLOCK_BYTES;
+}
+
+static void counted_free(void *at)
+{
+    size_t *block = at ? (size_t *)(void *)((char *)at - BLOCK_BYTES) : NULL;
+
+    if (block)
+        held -= *block;
+    free(block);
+}
+
+static void a_body_is_charged_what_it_takes(void **state)
+{
+    static const char *const pieces[] = {"1", "\"\"", "[]", "{}", "[[]]", "{\"a\":1}", "{\"a\":{}}", "\"some words of a text\"",
+                                         "{\"a\":{\"a\":{\"a\":{\"a\":{\"a\":{}}}}}}", "[[[[[[]]]]]]", "{\"a\":[{\"b\":[{}]}]}"};
+    enum { N_PIECES = sizeof pieces / sizeof pieces[0], N = 5000 };
+    char *text = malloc(N * 64);
+    int64_t depth, values;
+
+    (void)state;
+    for (int i = 0; i < 2 * N_PIECES; i++) { /* as items of an array, and of an object */
+        int is_object = i >= N_PIECES;
+        size_t n = (size_t)sprintf(text, is_object ? "{" : "[");
+        uint64_t bytes;
+        json_t *json;
+
+        for (int k = 0; k < N; k++) {
+            if (is_object)
+                n += (size_t)sprintf(text + n, "\"%d\":", k);
+            n += (size_t)sprintf(text + n, "%s%s", pieces[i % N_PIECES], k + 1 < N ? "," : is_object ? "}" : "]");
+        }
+        bytes = cabe_request_extent(text, n, &depth, &values);
+        json_set_alloc_funcs(counted_malloc, counted_free);
+        held = held_most = 0;
+        json = json_loadb(text, n, 0, NULL);
+        if (!json || held_most > bytes)
+            fail_msg("%.40s...: %zu bytes, %llu were charged", text, held_most, (unsigned long long)bytes);
+        json_decref(json);
+        json_set_alloc_funcs(malloc, free);
+        assert_int_equal(held, 0);
+    }
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(errors_have_the_form_of_their_route), cmocka_unit_test(a_refusal_says_when_to_come_again),
         cmocka_unit_test(bodies_are_checked),                  cmocka_unit_test(classes_come_from_header_and_body),
         cmocka_unit_test(only_who_has_a_key_is_let_in),        cmocka_unit_test(pages_of_other_origins_are_not),
+        cmocka_unit_test(a_body_is_charged_what_it_takes),
     };
 
     return cmocka_run_group_tests(tests, start, stop);
