@@ -185,6 +185,8 @@ static inline int open_fixture(struct fixture *f, uint64_t memory, const struct 
     session.cache_dir = cache;
     if (wishes)
         config = *wishes;
+    if (config.first_token_s == 0) /* a machine that stands still is not what is tested */
+        config.first_token_s = config.stall_s = 500;
     if (cabe_session_open(&f->session, &session, 0, err) != CABE_OK ||
         cabe_session_settle(f->session, err) != CABE_OK)
         return 0;
