@@ -14,7 +14,8 @@
 /*
  * The whole budget, less what does not go away to make room: models that are pinned, and what is no model's (documents,
  * analyses, connections); with `beside_busy` also models in use. A model that is being loaded counts with its peak, so
- * the rest is rather too small than too large: then the load waits, or is refused by the ledger.
+ * the rest is rather too small than too large: then the load waits, or is refused by the ledger. A model's bytes are on
+ * the ledger only while its state is not ABSENT; both are read under the lock, or they would be taken for nobody's.
  */
 static void set_budget(struct cabe_loaded *l, int beside_busy)
 {
@@ -31,8 +32,8 @@ static void set_budget(struct cabe_loaded *l, int beside_busy)
         models += bytes;
         stay += e->view.pinned || (beside_busy && (e->is_serving || e->is_acquiring)) ? bytes : 0;
     }
-    pthread_mutex_unlock(&service->lock);
     cabe_ledger_read(l->session.ledger, &view);
+    pthread_mutex_unlock(&service->lock);
     models += l->session.process_bytes;
     if (view.device[CABE_HOST].used_bytes > models)
         stay += view.device[CABE_HOST].used_bytes - models;
@@ -234,6 +235,13 @@ static enum cabe_status measure(void *self, struct cabe_pool_bytes *bytes, struc
 
 /* ---- loading and unloading ---- */
 
+static void release_host(struct cabe_loaded *l)
+{
+    if (l->host_bytes)
+        cabe_ledger_release(l->session.ledger, CABE_HOST, CABE_PURPOSE_CACHES, l->host_bytes, l->entry->view.name);
+    l->host_bytes = 0;
+}
+
 static void close_loaded(struct cabe_loaded *l)
 {
     struct cabe_ledger *ledger = l->session.ledger;
@@ -244,8 +252,7 @@ static void close_loaded(struct cabe_loaded *l)
     cabe_pages_unmap(l->rows, l->rows_bytes);
     if (l->rows_bytes)
         cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_INDEX, l->rows_bytes, l->entry->view.name);
-    if (l->host_bytes)
-        cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_CACHES, l->host_bytes, l->entry->view.name);
+    release_host(l);
     cabe_free(l);
 }
 
@@ -305,6 +312,7 @@ static void unload_parts(struct cabe_loaded *l)
         cabe_generator_unload(l->generator);
     if (l->encoder)
         cabe_encoder_unload(l->encoder);
+    release_host(l);
 }
 
 static void set_state(struct cabe_service_entry *e, enum cabe_service_state state)
