@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -466,6 +467,48 @@ static void full_disk(void **state)
     bench_close(&b);
 }
 
+/* Killed at any moment of a save: the file is the old one or the new one, and what is left beside it can be swept. */
+static void killed_while_saving(void **state)
+{
+    enum { KILLS = 200, FEW = 50, MANY = 400 };
+    struct bench b;
+    float *rows = rows_new(MANY, 16);
+    struct cabe_index *few, *many, *again;
+    struct cabe_error err;
+    int n_few = 0;
+
+    (void)state;
+    bench_open(&b, 1, CABE_UNLIMITED);
+    few = index_of(&b, rows, FEW, 16, CABE_F32, CABE_METRIC_DOT);
+    many = index_of(&b, rows, MANY, 16, CABE_F32, CABE_METRIC_DOT);
+    assert_int_equal(cabe_index_save(few, path_of("killed.idx"), &err), CABE_OK);
+    for (int k = 0; k < KILLS; k++) {
+        pid_t child = fork();
+        int status;
+
+        assert_true(child >= 0);
+        if (child == 0)
+            for (int i = 0;; i++)
+                if (cabe_index_save(i % 2 ? few : many, path_of("killed.idx"), NULL) != CABE_OK)
+                    _exit(1);
+        usleep(random_u32() % 4000);
+        kill(child, SIGKILL);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status));
+        assert_int_equal(
+            cabe_index_load(&again, path_of("killed.idx"), CABE_INDEX_RESIDENT, b.ledger, kernels, &err), CABE_OK);
+        assert_true(cabe_index_rows(again) == FEW || cabe_index_rows(again) == MANY);
+        n_few += cabe_index_rows(again) == FEW;
+        cabe_index_close(again);
+    }
+    print_message("%d kills, %d left the file of few rows\n", KILLS, n_few);
+    assert_in_range(n_few, 1, KILLS - 1);
+    cabe_index_close(few);
+    cabe_index_close(many);
+    free(rows);
+    bench_close(&b);
+}
+
 static void mistakes(void **state)
 {
     struct cabe_index_config config = {.kind = "exact", .dim = 4, .dtype = CABE_F32, .capacity = 2}, bad;
@@ -617,6 +660,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(searches), cmocka_unit_test(joins),   cmocka_unit_test(files),
         cmocka_unit_test(damage),   cmocka_unit_test(shrinks), cmocka_unit_test(full_disk),
+        cmocka_unit_test(killed_while_saving),
         cmocka_unit_test(mistakes), cmocka_unit_test(cancels), cmocka_unit_test(refused_memory),
     };
     const char *text = getenv("CABE_SEED");

@@ -1,6 +1,7 @@
 #include "machine/limits.h"
 
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -11,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -175,6 +177,41 @@ static void test_allocation_failure(void **state)
     assert_true(n_failed >= 1 && n_failed < 49);
 }
 
+/* Killed at any moment of a save: the file is one that was written, whole. */
+static void test_killed_while_saving(void **state)
+{
+    enum { KILLS = 200 };
+    struct cabe_machine machine = here(), again;
+    char path[CABE_HOME_PATH_MAX];
+    struct cabe_error err;
+    uint32_t random = 1;
+
+    (void)state;
+    assert_int_equal(cabe_limits_measure(&machine, &quick, &err), CABE_OK);
+    machine.limits.read_one_bytes_s = 1e9;
+    assert_int_equal(cabe_limits_save(&machine, NULL, path, &err), CABE_OK);
+    for (int k = 0; k < KILLS; k++) {
+        pid_t child = fork();
+        int status;
+
+        assert_true(child >= 0);
+        if (child == 0)
+            for (int i = 0;; i++) {
+                machine.limits.read_one_bytes_s = i % 2 ? 1e9 : 2e9;
+                if (cabe_limits_save(&machine, NULL, NULL, NULL) != CABE_OK)
+                    _exit(1);
+            }
+        random = random * 1664525u + 1013904223u;
+        usleep(random % 4000);
+        kill(child, SIGKILL);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFSIGNALED(status));
+        again = here();
+        assert_true(cabe_limits_load(&again, path));
+        assert_true(again.limits.read_one_bytes_s == 1e9 || again.limits.read_one_bytes_s == 2e9);
+    }
+}
+
 static void test_between(void **state)
 {
     struct cabe_machine machine = here();
@@ -214,7 +251,7 @@ int main(void)
         cmocka_unit_test(test_measure_and_keep),
         cmocka_unit_test(test_read_meter), cmocka_unit_test(test_damaged_files),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_allocation_failure),
-        cmocka_unit_test(test_between),
+        cmocka_unit_test(test_killed_while_saving), cmocka_unit_test(test_between),
     };
 
     return cmocka_run_group_tests(tests, make, drop);
