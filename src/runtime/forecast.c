@@ -19,7 +19,7 @@
 
 /* Of the time until it is to begin, what may be expected to be waited. */
 #define SHARE 0.33       /* others may come that go before it */
-#define SHARE_ALONE 0.7  /* nobody else matters */
+#define SHARE_ALONE 0.5  /* nobody else matters; the rate may fall */
 #define SHARE_DUE 0.67   /* it was promised */
 #define OWN 1.05         /* times what waits of its class: so little others matter */
 #define LOW 0.5          /* of these: the queue runs low, promises or not */

@@ -333,6 +333,14 @@ enum cabe_status cabe_ticket_overdue(const struct cabe_service_ticket *t, uint64
 
 /* ---- ends ---- */
 
+/* As one that comes now would be counted: what a token takes is known better than when it came. Under the lock. */
+static double work_done(const struct cabe_service_ticket *t)
+{
+    if (t->embeds)
+        return cabe_wait_work(t->entry, t->estimated_tokens, 0, 0, 0);
+    return cabe_wait_work(t->entry, t->estimated_tokens, t->ask.max_new, t->ask.n_choices, t->ask.ignore_end);
+}
+
 static void count_end(struct cabe_service_ticket *t, enum cabe_status status)
 {
     struct cabe_service *service = t->service;
@@ -347,7 +355,7 @@ static void count_end(struct cabe_service_ticket *t, enum cabe_status status)
     }
     if (t->started) {
         entry->view.n_running--;
-        cabe_forecast_served(&entry->forecast, t->item.work, entry->queue.n, cabe_clock_ns());
+        cabe_forecast_served(&entry->forecast, work_done(t), entry->queue.n, cabe_clock_ns());
     }
     if (status == CABE_OK && !t->embeds && t->n_ended > 0 && t->n_new > 0)
         cabe_wait_learn(entry, t->n_new / t->n_ended);
