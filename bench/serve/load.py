@@ -431,6 +431,10 @@ async def overload(args):
     if prober:
         result["probes"] = json.loads(prober.communicate()[0] or "null")
     result["promises"] = promises(turns)
+    if args.dump:
+        pathlib.Path(args.dump).write_text(json.dumps(
+            [[class_, round(a.began - began, 3), a.status, round(a.first, 4) if a.times else None, a.retry_after]
+             for class_, answers in turns for a in answers]))
     result["client_cpu_s"] = time.process_time()
     result["other_errors"] = sorted({a.error for _, answers in turns for a in answers
                                      if a.error and not is_refusal(a)})[:3]
@@ -510,6 +514,7 @@ def main():
     parser.add_argument("--patience", type=float, default=60)
     parser.add_argument("--rest", type=float, default=0)
     parser.add_argument("--pid", type=int, default=0)
+    parser.add_argument("--dump", help="a file for every request of overload: class, when, status, first token, told")
     parser.add_argument("--library", help="cabe, for embed")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
