@@ -1,6 +1,6 @@
 /*
- * A wish to stop, and news of how far long work has come. Thread: set from any thread or signal handler, read
- * from any.
+ * A wish to stop, the sign of life of who might be stopped, and news of how far long work has come. Thread: set from any
+ * thread or signal handler, read from any.
  */
 #ifndef CABE_BASE_CANCEL_H
 #define CABE_BASE_CANCEL_H
@@ -11,13 +11,21 @@
 #include "cabe/status.h"
 
 struct cabe_cancel {
-    atomic_int wanted; /* relaxed: it carries no data, only the wish */
+    atomic_int wanted;      /* relaxed: it carries no data, only the wish */
+    atomic_ullong alive_ns; /* relaxed: the clock when the work last got on; 0: it does not say */
 };
 
 static inline int cabe_cancelled(const struct cabe_cancel *cancel)
 {
     return cancel &&
            atomic_load_explicit(&((struct cabe_cancel *)(uintptr_t)cancel)->wanted, memory_order_relaxed);
+}
+
+/* Work that looks at `cancel` (may be NULL) got on at now_ns: who waits for it can tell what is long from what hangs. */
+static inline void cabe_cancel_alive(const struct cabe_cancel *cancel, uint64_t now_ns)
+{
+    if (cancel)
+        atomic_store_explicit(&((struct cabe_cancel *)(uintptr_t)cancel)->alive_ns, now_ns, memory_order_relaxed);
 }
 
 /*

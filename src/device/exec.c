@@ -80,6 +80,7 @@ static int may_begin(struct cabe_exec *exec, int32_t s)
 
     if (exec->status != CABE_OK) /* found by looking */
         return 0;
+    cabe_cancel_alive(exec->cancel, exec->then_ns);
     if (cabe_cancelled(exec->cancel)) {
         exec->status = cabe_fail(&exec->err, CABE_ERR_CANCELLED, "%s: cancelled at step %d of %d",
                                  program->place, (int)s, (int)exec->n_steps);

@@ -120,8 +120,8 @@ struct cabe_pool *cabe_service_pool(struct cabe_service *service)
 }
 
 /*
- * For how long the model's host has done nothing although there is work: since its last step, or, when nothing runs,
- * since the oldest that could be taken came. Under the lock.
+ * For how long the model's host has done nothing although there is work: since its last step, or the last node of the
+ * step that runs; or, when nothing runs, since the oldest that could be taken came. Under the lock.
  */
 static double stalled(const struct cabe_service_entry *e, uint64_t now_ns)
 {
@@ -129,7 +129,7 @@ static double stalled(const struct cabe_service_entry *e, uint64_t now_ns)
     uint64_t next_ns;
 
     if (e->view.n_running > 0)
-        return e->step_ns ? cabe_seconds(e->step_ns, now_ns) : 0;
+        return e->step_ns ? cabe_seconds(cabe_host_alive_ns(e), now_ns) : 0;
     if (!oldest || e->view.state != CABE_SERVICE_READY || e->is_acquiring || !cabe_host_next(e, now_ns, &next_ns))
         return 0;
     return cabe_seconds(oldest->entered_ns > e->loaded_ns ? oldest->entered_ns : e->loaded_ns, now_ns);

@@ -267,6 +267,8 @@ enum cabe_status cabe_loaded_measure(struct cabe_service_entry *entry, uint64_t 
 
 /* Under the lock: sees to it that the entry has a host, and wakes it. */
 enum cabe_status cabe_host_start(struct cabe_service_entry *entry, struct cabe_error *err);
+/* When the host that steps last ended a step, or within one a node of the graph. Under the lock. */
+uint64_t cabe_host_alive_ns(const struct cabe_service_entry *entry);
 /* Under the lock: what take() would take; NULL: nothing yet, look again at *next_ns. */
 struct cabe_queue_item *cabe_host_next(const struct cabe_service_entry *entry, uint64_t now_ns, uint64_t *next_ns);
 /* Under the lock: how long the model stays when nobody uses it. */

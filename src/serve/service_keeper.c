@@ -44,7 +44,7 @@ static void look_at_host(struct cabe_service_entry *e, uint64_t now_ns, uint64_t
         atomic_store_explicit(&e->load_cancel.wanted, 1, memory_order_relaxed);
     if (!e->step_ns)
         return;
-    if (now_ns >= e->step_ns && now_ns - e->step_ns > stall_ns)
+    if (now_ns >= cabe_host_alive_ns(e) && now_ns - cabe_host_alive_ns(e) > stall_ns)
         atomic_store_explicit(&e->step_cancel.wanted, 1, memory_order_relaxed);
     if (now_ns + TICK_NS < *next_ns)
         *next_ns = now_ns + TICK_NS;

@@ -332,7 +332,9 @@ static void stops_and_goes_on(void **state)
         assert_int_equal(batch_run(l.program, g, &b, &cancel, &err), CABE_ERR_CANCELLED);
         l.source.cancel_at_read = NULL;
         atomic_store(&cancel.wanted, 0);
+        atomic_store(&cancel.alive_ns, 0);
         OK(batch_run(l.program, g, &b, &cancel, &why)); /* the window now holds the last two segments */
+        assert_true(atomic_load(&cancel.alive_ns) > 0); /* it told that it got on */
 
         for (int s = 0; s < 6; s++) {
             char text[64];

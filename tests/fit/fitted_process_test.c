@@ -333,7 +333,7 @@ static void a_budget_that_is_too_small_is_refused(void **state)
 
 static void a_cancelled_making_leaves_nothing(void **state)
 {
-    struct cabe_cancel cancel = {1};
+    struct cabe_cancel cancel = {.wanted = 1};
     struct cabe_fitted *fitted;
     struct setup s;
 

@@ -225,7 +225,7 @@ static void survives_damage(void **state)
 
 static void stops_on_request(void **state)
 {
-    struct cabe_cancel cancel = {1};
+    struct cabe_cancel cancel = {.wanted = 1};
     struct cabe_package *package;
 
     (void)state;

@@ -206,7 +206,7 @@ static void replaces_only_by_force(void **state)
 
 static void leaves_nothing_of_a_pull_that_fails(void **state)
 {
-    struct cabe_cancel cancel = {1};
+    struct cabe_cancel cancel = {.wanted = 1};
 
     (void)state;
     make_model("m", "{}");

@@ -141,7 +141,7 @@ static void test_damaged_files(void **state)
 static void test_refusals(void **state)
 {
     struct cabe_machine machine = here();
-    struct cabe_cancel cancel = {1};
+    struct cabe_cancel cancel = {.wanted = 1};
     struct cabe_measure_config config = quick;
     struct cabe_error err;
 

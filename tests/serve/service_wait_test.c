@@ -158,9 +158,22 @@ static void a_prompt_that_gets_on(void **state)
     assert_int_equal(cabe_ticket_overdue(&ticket, at(601), &err), CABE_ERR_LIMIT); /* the cap of its class */
 }
 
+/* A step that computes node after node is long, one that does not hangs. */
+static void a_long_step(void **state)
+{
+    (void)state;
+    entry.step_ns = at(1);
+    assert_true(cabe_host_alive_ns(&entry) == at(1));
+    cabe_cancel_alive(&entry.step_cancel, at(40));
+    assert_true(cabe_host_alive_ns(&entry) == at(40));
+    entry.step_ns = at(41);
+    assert_true(cabe_host_alive_ns(&entry) == at(41));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(a_long_step, begin),
         cmocka_unit_test_setup(work_is_counted, begin), cmocka_unit_test_setup(who_is_let_in, begin),
         cmocka_unit_test_setup(without_knowledge, begin), cmocka_unit_test_setup(a_full_queue, begin),
         cmocka_unit_test_setup(a_prompt_that_gets_on, begin)};

@@ -242,7 +242,7 @@ static void a_text_is_cut_between_characters(void **state)
 
 static void a_stop_is_heard(void **state)
 {
-    struct cabe_cancel cancel = {1};
+    struct cabe_cancel cancel = {.wanted = 1};
 
     (void)state;
     put("One. Two.", 9);

@@ -74,7 +74,7 @@ static void a_folder_that_is_not_there_leaves_files_out(void **state)
 
 static void measuring_can_be_stopped(void **state)
 {
-    struct cabe_cancel cancel = {1};
+    struct cabe_cancel cancel = {.wanted = 1};
     struct cabe_rates_config config = {.cancel = &cancel, .quick = 1};
     struct cabe_limits before = machine.limits;
 
