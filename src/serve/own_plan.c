@@ -94,8 +94,6 @@ static enum cabe_status plan_model(const struct wish *wish, const char *path, st
     if (status == CABE_OK)
         status = writes ? cabe_generator_find(&generator, session, path, &wish->generator, err)
                         : cabe_encoder_find(&encoder, session, path, &wish->encoder, err);
-    if (status == CABE_OK)
-        status = cabe_session_settle(session, err);
     if (status == CABE_OK) {
         job.encoder = encoder;
         if (writes)
@@ -148,8 +146,10 @@ static enum cabe_status make_plan(struct cabe_server *server, struct wish *wish,
     wish->session.cache_dir = server->session->cache_dir;
     if (status == CABE_OK)
         status = cabe_session_open(&session, &wish->session, 1, err);
-    if (status == CABE_OK)
+    if (status == CABE_OK) {
+        session->process_bytes = server->session->process_bytes; /* measured now it would count the models in memory */
         status = plan_model(wish, model->path, session, plan, err);
+    }
     *out = status == CABE_OK ? plan_json(plan, wish) : NULL;
     cabe_session_close(session);
     cabe_free(model);
@@ -180,5 +180,5 @@ static void plan_now(struct cabe_server *server, struct cabe_http_exchange *exch
 
 void api_own_plan(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    api_serve_later(server, exchange, tail, plan_now);
+    cabe_handle_later(server, exchange, tail, plan_now);
 }

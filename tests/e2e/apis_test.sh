@@ -106,6 +106,9 @@ status 200 "$url/v1/machine?describe=8%20cores,%2016%20GB"
 body '.recommendation.budget_bytes // .recommendation | . != null'
 status 200 "$url/v1/plan" -d '{"model":"chat","memory":"200M"}'
 body '.fits and .model == "chat"'
+planned=$(jq '.phases[0].devices[0].by_purpose.process' "$work/body")
+status 200 "$url/v1/state"
+body ".memory.devices[0].purposes.process == $planned"
 status 200 "$url/v1/plan" -d '{"model":"embed","describe":"4 cores, 2 GB","dtype":"f16"}'
 body '.fits'
 status 400 "$url/v1/plan" -d '{"model":"chat","memory":"much"}'
