@@ -6,11 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/home.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "generation.h"
 #include "options.h"
+#include "runtime/monitor.h"
 #include "task/generator.h"
 
 enum { OPTION_SYSTEM = 1, OPTION_RAW, OPTION_NO_ECHO };
@@ -41,6 +43,7 @@ struct chat { /* one run of the command */
     struct cabe_session *session;
     struct cabe_generator *generator;
     const struct cabe_plan *plan;
+    struct cabe_monitor *monitor;
     struct cabe_chat_tokens *tokens;
     struct cabe_chat_ids ids;
     struct message *messages;
@@ -48,7 +51,8 @@ struct chat { /* one run of the command */
     char *answer; /* of the turn, as it comes */
     size_t n_answer, answer_capacity;
     json_t *answer_tokens;
-    double start_ms; /* from the start of the process until the first prompt began to be computed; 0: not yet */
+    uint64_t waited_ns; /* for a prompt to be written */
+    double start_ms;    /* from the start of the process until the first prompt began to be computed, less that; 0: not yet */
 };
 
 /* ---- prompts ---- */
@@ -166,7 +170,7 @@ static void closing_line(const struct chat *c, const struct cabe_generated *g)
             (long long)g->n_prompt, (long long)g->n_new, (long long)g->n_cached,
             g->prompt_seconds > 0 ? (double)computed / g->prompt_seconds : 0.0,
             g->n_new > 1 && g->new_seconds > 0 ? (double)(g->n_new - 1) / g->new_seconds : 0.0,
-            finish_name(g), c->start_ms, cli_format_bytes(cli_peak_bytes(), peak),
+            finish_name(g), c->start_ms, cli_format_bytes(cabe_monitor_peak_bytes(c->monitor), peak),
             cli_format_bytes(cli_predicted_bytes(c->plan), predicted),
             (long long)c->plan->knobs.value[CABE_KNOB_CONTEXT]);
 }
@@ -180,7 +184,7 @@ static void print_answer(const struct chat *c, const struct cabe_generated *g)
         "prompt_tokens_per_s", g->prompt_seconds > 0 ? (double)computed / g->prompt_seconds : 0.0, "tokens_per_s",
         g->n_new > 1 && g->new_seconds > 0 ? (double)(g->n_new - 1) / g->new_seconds : 0.0, "first_seconds",
         g->first_seconds, "start_ms", c->start_ms, "context_tokens", (json_int_t)c->plan->knobs.value[CABE_KNOB_CONTEXT],
-        "peak_bytes", (json_int_t)cli_peak_bytes(), "predicted_peak_bytes",
+        "peak_bytes", (json_int_t)cabe_monitor_peak_bytes(c->monitor), "predicted_peak_bytes",
         (json_int_t)cli_predicted_bytes(c->plan));
 
     json_object_set_new(json, "text", cabe_json_text(c->answer ? c->answer : "", c->n_answer));
@@ -195,14 +199,17 @@ static enum cabe_status answer(struct chat *c, const int32_t *ids, size_t n_ids,
     struct cabe_generation generation = {.ids = ids, .n_ids = n_ids, .text = on_text, .self = c};
     struct cabe_generated result;
     enum cabe_status status;
+    int phase;
 
     cli_generation_fill(&c->generation, extra_stop, &generation);
     c->n_answer = 0;
     json_decref(c->answer_tokens);
     c->answer_tokens = c->options.json ? json_array() : NULL;
+    cabe_monitor_begin(c->monitor, "answer", cabe_plan_phase_bytes(c->plan, "answer"), &phase);
     status = cabe_generate(c->generator, &generation, &cli_cancel, &result, err);
+    cabe_monitor_end(c->monitor, phase);
     if (c->start_ms <= 0 && result.begun_ns > 0)
-        c->start_ms = cli_start_ms(result.begun_ns);
+        c->start_ms = cli_start_ms(result.begun_ns - c->waited_ns);
     if (!c->options.json && result.n_new > 0)
         putchar('\n');
     fflush(stdout);
@@ -258,10 +265,29 @@ static enum cabe_status turn(struct chat *c, const char *prompt, size_t n, struc
 
 /* ---- conversation on a terminal ---- */
 
+static volatile sig_atomic_t interrupted;
+
 static void on_interrupt(int number)
 {
     (void)number;
+    interrupted = 1;
     atomic_store_explicit(&cli_cancel.wanted, 1, memory_order_relaxed);
+}
+
+/* Of what is typed; to be freed with free(). Ctrl-C drops a line and asks for another. NULL: the end. */
+static char *read_line(struct chat *c)
+{
+    uint64_t begin_ns = cabe_clock_ns();
+    char *line;
+
+    do {
+        interrupted = 0;
+        line = readline("> ");
+        if (!line)
+            fputc('\n', stderr);
+    } while (!line && interrupted);
+    c->waited_ns += cabe_clock_ns() - begin_ns;
+    return line;
 }
 
 static enum cabe_status converse(struct chat *c, struct cabe_error *err)
@@ -276,8 +302,8 @@ static enum cabe_status converse(struct chat *c, struct cabe_error *err)
     stifle_history(HISTORY_LINES);
     if (cabe_home_file(path, CABE_HOME_CACHE, "history", NULL) == CABE_OK)
         read_history(path);
-    fprintf(stderr, "%s: an empty line or Ctrl-D ends, Ctrl-C stops an answer\n", c->model);
-    while ((line = readline("> "))) {
+    fprintf(stderr, "%s: an empty line or Ctrl-D ends, Ctrl-C stops an answer or drops a line\n", c->model);
+    while ((line = read_line(c))) {
         if (!line[0]) {
             free(line);
             break;
@@ -325,6 +351,7 @@ static enum cabe_status read_prompt(char **out, size_t *n, struct cabe_error *er
 
 static enum cabe_status talk(struct chat *c, const char *prompt, struct cabe_error *err)
 {
+    uint64_t begin_ns;
     char *text = NULL;
     size_t n = 0;
     enum cabe_status status = CABE_OK;
@@ -341,10 +368,30 @@ static enum cabe_status talk(struct chat *c, const char *prompt, struct cabe_err
         return turn(c, prompt, strlen(prompt), err);
     if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO) && !c->options.json)
         return converse(c, err);
+    begin_ns = cabe_clock_ns();
     status = read_prompt(&text, &n, err);
+    c->waited_ns += cabe_clock_ns() - begin_ns;
     if (status == CABE_OK)
         status = turn(c, text, n, err);
     cabe_free(text);
+    return status;
+}
+
+static enum cabe_status load(struct chat *c, struct cabe_error *err)
+{
+    struct cabe_monitor_config config = {.ledger = c->session->ledger,
+                                         .log = c->session->log,
+                                         .limit_bytes = c->session->machine.memory.limit_bytes};
+    enum cabe_status status = cabe_monitor_open(&c->monitor, &config, err);
+    int phase;
+
+    if (status != CABE_OK)
+        return status;
+    cabe_monitor_begin(c->monitor, "model_load", cabe_plan_phase_bytes(c->plan, "model_load"), &phase);
+    status = cabe_generator_load(c->generator, &c->plan->knobs, err);
+    cabe_monitor_end(c->monitor, phase);
+    if (status == CABE_OK)
+        cabe_monitor_ready(c->monitor);
     return status;
 }
 
@@ -368,7 +415,7 @@ static enum cabe_status run_in(struct chat *c, struct cabe_session *session, con
         status = cabe_plan_refuse(&plan, err);
     c->plan = &plan;
     if (status == CABE_OK)
-        status = cabe_generator_load(c->generator, &plan.knobs, err);
+        status = load(c, err);
     cli_progress_end();
     return status == CABE_OK ? talk(c, prompt, err) : status;
 }
@@ -383,6 +430,7 @@ static void clear(struct chat *c)
     cabe_chat_ids_clear(&c->ids);
     cabe_chat_tokens_close(c->tokens);
     cabe_generator_close(c->generator);
+    cabe_monitor_close(c->monitor);
 }
 
 static int run(int argc, char **argv)
@@ -409,7 +457,7 @@ static int run(int argc, char **argv)
         else if (option == OPTION_NO_ECHO)
             c.no_echo = 1;
         else if (taken == 0)
-            return cli_usage(&cabe_cmd_run, "unknown option");
+            return cli_usage(&cabe_cmd_run, NULL);
         if (taken < 0)
             return cabe_status_exit_code(CABE_ERR_ARGUMENT);
     }
@@ -431,7 +479,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_run = {
     .name = "run",
     .usage = "run MODEL [PROMPT] [OPTIONS]",
-    .summary = "Chat with a model, or let it go on with a text",
+    .summary = "chats with a model, or lets it go on with a text",
     .help = "  PROMPT              one question, answered on standard output; without it the prompt is read from\n"
             "                      standard input, or a conversation begins where that is a terminal\n"
             "  --system TEXT       the system message of the chat\n"

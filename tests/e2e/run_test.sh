@@ -74,6 +74,14 @@ printf 'caf\xe9' >"$work/latin"
 "$program" run "$model" x --memory 2M >"$work/out" 2>"$work/err" && complain "2 MB were enough"
 grep -Eq "missing" "$work/err" || complain "a budget too small: $(cat "$work/err")"
 
+if command -v python3 >/dev/null; then
+    timeout 300 python3 "$(dirname "$0")/converse.py" "$program" "$model" || complain "a conversation on a terminal"
+fi
+"$program" run "$model" x -n 1 --verbose >/dev/null 2>"$work/err"
+for event in memory_usage_before_model_load memory_usage_after_model_load ready; do
+    grep -q "\"event\":\"$event\"" "$work/err" || complain "--verbose: no event $event: $(cat "$work/err")"
+done
+
 "$program" bench "$model" --tests pp64,tg16,tg8@64,tg8x3 --repeats 1 --json 2>"$work/err" |
     jq -e '[.results[] | .tokens_per_s > 0] | length == 4 and all' >/dev/null || complain "bench: $(cat "$work/err")"
 [ "$failed" -eq 0 ] && echo "run: golden text, and the same from any threads, pieces and device"
