@@ -1,5 +1,6 @@
 #include "cli.h"
 
+#include <ctype.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -49,11 +50,14 @@ int cli_usage(const struct cabe_command *command, const char *format, ...)
 {
     va_list args;
 
-    fprintf(stderr, "cabe %s: ", command->name);
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    fprintf(stderr, "\nusage: cabe %s\n", command->usage);
+    if (format) {
+        fprintf(stderr, "cabe %s: ", command->name);
+        va_start(args, format);
+        vfprintf(stderr, format, args);
+        va_end(args);
+        fputc('\n', stderr);
+    }
+    fprintf(stderr, "usage: cabe %s\n", command->usage);
     return cabe_status_exit_code(CABE_ERR_ARGUMENT);
 }
 
@@ -61,7 +65,8 @@ int cli_help(const struct cabe_command *command)
 {
     char *more = command->more_help ? command->more_help() : NULL;
 
-    printf("usage: cabe %s\n\n%s.\n\n%s%s", command->usage, command->summary, command->help, more ? more : "");
+    printf("usage: cabe %s\n\n%c%s.\n\n%s%s", command->usage, toupper((unsigned char)command->summary[0]),
+           command->summary + 1, command->help, more ? more : "");
     cabe_free(more);
     return fflush(stdout) == 0 ? 0 : cabe_status_exit_code(CABE_ERR_IO);
 }

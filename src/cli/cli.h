@@ -1,9 +1,9 @@
 /*
  * The program: one file per command, cmd_<name>.c, each with one entry of the table in main.c.
  *
- * A command gets its own words (argv[0] is its name) and returns an exit code: 0, or that of a status. Results go to
- * standard output, everything else to standard error. With --json a result is one JSON document on standard output
- * and an error is {"error": {"status", "message"}} there.
+ * A command gets its own words (argv[0] is "cabe NAME", for getopt's messages) and returns an exit code: 0, or that of a
+ * status. Results go to standard output, everything else to standard error. With --json a result is one JSON document on
+ * standard output and an error is {"error": {"status", "message"}} there.
  */
 #ifndef CABE_CLI_CLI_H
 #define CABE_CLI_CLI_H
@@ -17,7 +17,7 @@
 struct cabe_command {
     const char *name;
     const char *usage;   /* after "cabe ": "machine [--json] [--describe TEXT] [--measure]" */
-    const char *summary; /* one line for the list of commands */
+    const char *summary; /* one line for the list of commands: "shows this", without a full stop */
     const char *help;    /* options, one a line, ready to print */
     int (*run)(int argc, char **argv);
     char *(*more_help)(void); /* what comes after, to be freed with cabe_free(); may be NULL */
@@ -49,7 +49,8 @@ double cli_start_ms(uint64_t ns);
 
 /* Prints an error as the header says and gives its exit code. */
 int cli_error(int json, const struct cabe_error *err);
-/* "wrong use": prints message and the command's usage to standard error, gives the exit code of ERR_ARGUMENT. */
+/* "wrong use": prints a message (NULL: getopt has) and the command's usage to standard error, gives the exit code of
+ * ERR_ARGUMENT. */
 int cli_usage(const struct cabe_command *command, const char *format, ...) CABE_PRINTF(2, 3);
 /* Prints what --help shows; an exit code. */
 int cli_help(const struct cabe_command *command);

@@ -280,7 +280,7 @@ static int run(int argc, char **argv)
             return cli_help(&cabe_cmd_analyze);
         taken = take(&a, option);
         if (taken == 0)
-            return cli_usage(&cabe_cmd_analyze, "unknown option");
+            return cli_usage(&cabe_cmd_analyze, NULL);
         if (taken < 0)
             return cabe_status_exit_code(CABE_ERR_ARGUMENT);
     }
@@ -307,7 +307,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_analyze = {
     .name = "analyze",
     .usage = "analyze FILE... [--model MODEL] [OPTIONS]",
-    .summary = "Repeated ideas of texts, with their places",
+    .summary = "finds the repeated ideas of texts, with their places",
     .help = "  -m, --model MODEL   encoder of sentences (default: all-minilm-l6-v2)\n"
             "  --threshold X       cosine from which two sentences are one idea (default: 0.70)\n"
             "  --min-words N       shorter sentences are not compared (default: 5)\n"

@@ -446,7 +446,7 @@ static int run(int argc, char **argv)
                         ? 1
                         : (cli_usage(&cabe_cmd_bench, "--repeats %s: wanted 1 to %d", optarg, REPEATS_MAX), -1);
         if (taken == 0)
-            return cli_usage(&cabe_cmd_bench, "unknown option");
+            return cli_usage(&cabe_cmd_bench, NULL);
         if (taken < 0)
             return cabe_status_exit_code(CABE_ERR_ARGUMENT);
     }
@@ -469,7 +469,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_bench = {
     .name = "bench",
     .usage = "bench MODEL [--tests LIST] [--repeats N] [OPTIONS]",
-    .summary = "How fast a model writes here, beside the machine's limit",
+    .summary = "measures how fast a model writes, beside the machine's limit",
     .help = "  --tests LIST        ppN: a prompt of N tokens; tgN: decoding N tokens; @D: behind D tokens of context;\n"
             "                      xS: S sequences at a time (default " TESTS_DEFAULT ")\n"
             "  --repeats N         of every test, in turn (default 3)\n"

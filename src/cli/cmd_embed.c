@@ -216,7 +216,7 @@ static int run(int argc, char **argv)
         else if (option == 'o')
             e.output = optarg;
         else if (taken == 0)
-            return cli_usage(&cabe_cmd_embed, "unknown option");
+            return cli_usage(&cabe_cmd_embed, NULL);
         if (taken < 0)
             return cabe_status_exit_code(CABE_ERR_ARGUMENT);
     }
@@ -247,7 +247,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_embed = {
     .name = "embed",
     .usage = "embed MODEL [-i FILE] [-o FILE.npy|FILE.jsonl] [OPTIONS]",
-    .summary = "Embeddings of texts, one a line",
+    .summary = "turns texts, one a line, into vectors",
     .help = "  -i, --input FILE    texts, one a line, UTF-8 (default: standard input)\n"
             "  -o, --output FILE   .npy, or .jsonl; it appears whole or not at all (default: JSON lines on\n"
             "                      standard output, as they come)\n"

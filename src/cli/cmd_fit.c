@@ -92,7 +92,7 @@ static int run(int argc, char **argv)
         else if (option == 'r')
             w.remove = 1;
         else if (taken == 0)
-            return cli_usage(&cabe_cmd_fit, "unknown option");
+            return cli_usage(&cabe_cmd_fit, NULL);
         if (taken < 0)
             return cabe_status_exit_code(CABE_ERR_ARGUMENT);
     }
@@ -120,7 +120,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_fit = {
     .name = "fit",
     .usage = "fit MODEL [--verify] [--remove] [OPTIONS]",
-    .summary = "Make a model's fitted copy, so that later starts map it",
+    .summary = "makes a model's fitted copy, so that later starts map it",
     .help = "  --verify            check every checksum of the copy, from disk\n"
             "  --remove            remove the copies of this model\n" CLI_MODEL_HELP CLI_COMMON_HELP,
     .run = run,

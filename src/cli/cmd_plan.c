@@ -118,7 +118,7 @@ static int run(int argc, char **argv)
         if (option == 'm')
             w.model = optarg;
         else if (taken == 0)
-            return cli_usage(&cabe_cmd_plan, "unknown option");
+            return cli_usage(&cabe_cmd_plan, NULL);
         if (taken < 0)
             return cabe_status_exit_code(CABE_ERR_ARGUMENT);
     }
@@ -152,7 +152,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_plan = {
     .name = "plan",
     .usage = "plan MODEL [OPTIONS] | plan analyze FILE... --model MODEL [OPTIONS]",
-    .summary = "What fits and how, before anything is loaded",
+    .summary = "says what fits and how, before anything is loaded",
     .help = "  --describe TEXT     plan for a machine that is not here: \"8 cores, 16 GB, gpu 6 GB\"\n"
             "  -m, --model MODEL   the model of the task\n"
             "  --rows T            keep stored embeddings as f32, f16 or int8\n"

@@ -112,7 +112,7 @@ static int run(int argc, char **argv)
                 return cli_usage(&cabe_cmd_search, "--top '%s': wanted a number from 1 to 10000", optarg);
         }
         if (taken == 0)
-            return cli_usage(&cabe_cmd_search, "unknown option");
+            return cli_usage(&cabe_cmd_search, NULL);
         if (taken < 0)
             return cabe_status_exit_code(CABE_ERR_ARGUMENT);
     }
@@ -133,7 +133,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_search = {
     .name = "search",
     .usage = "search MODEL QUERY... -i FILE [-k N] [OPTIONS]",
-    .summary = "The lines of a file nearest in meaning to queries",
+    .summary = "finds the lines of a file nearest in meaning to queries",
     .help = "  -i, --input FILE    texts, one a line, UTF-8\n"
             "  -k, --top N         lines for each query (default: 10)\n"
             "  --rows T            keep embeddings as f32, f16 or int8 (default: by memory)\n" CLI_MODEL_HELP CLI_COMMON_HELP,

@@ -180,7 +180,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_serve = {
     .name = "serve",
     .usage = "serve [MODEL...] [--config FILE] [--print-config] [--SETTING VALUE...]",
-    .summary = "Serve models over HTTP: OpenAI's, Ollama's and our own API",
+    .summary = "serves models over HTTP: OpenAI's, Ollama's and our own API",
     .help = "  MODEL                             to load at the start: NAME, NAME=PATH or PATH\n"
             "  --config FILE                     settings as JSON\n"
             "  --print-config                    print the settings that hold, as such a file, and end\n"

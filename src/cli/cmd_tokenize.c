@@ -288,7 +288,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_tokenize = {
     .name = "tokenize",
     .usage = "tokenize MODEL [TEXT | -i FILE] [--ids | --count | --decode] [--special] [--json]",
-    .summary = "turn a text into a model's tokens, or tokens into text",
+    .summary = "turns a text into a model's tokens, or tokens into text",
     .help = "  TEXT                the text; without it and -i, standard input\n"
             "  -i, --input FILE    read the text from FILE, - for standard input\n"
             "  --ids               ids alone, on one line\n"

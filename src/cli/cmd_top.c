@@ -430,7 +430,7 @@ static int run(int argc, char **argv)
         case OPT_HELP:
             return cli_help(&cabe_cmd_top);
         default:
-            return cli_usage(&cabe_cmd_top, "unknown option");
+            return cli_usage(&cabe_cmd_top, NULL);
         }
     }
     if (optind < argc)
@@ -446,7 +446,7 @@ static int run(int argc, char **argv)
 const struct cabe_command cabe_cmd_top = {
     .name = "top",
     .usage = "top [--url URL] [--key KEY] [-n SECONDS] [--once] [--json]",
-    .summary = "Watches a running server: memory, models, queues",
+    .summary = "watches a running server: memory, models, queues",
     .help = "  --url URL           http://HOST:PORT or unix:PATH (default: CABE_URL, " DEFAULT_URL ")\n"
             "  --key KEY           API key (default: CABE_API_KEY)\n"
             "  -n, --interval S    seconds between two looks (default: 1)\n"

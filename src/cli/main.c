@@ -50,6 +50,8 @@ static void handle_signals(void)
 
 static int run(int argc, char **argv)
 {
+    static char title[32];
+
     if (argc < 2 || strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "help") == 0) {
         print_help(argc < 2 ? stderr : stdout);
         return argc < 2 ? cabe_status_exit_code(CABE_ERR_ARGUMENT) : 0;
@@ -63,6 +65,8 @@ static int run(int argc, char **argv)
             continue;
         if (argc > 2 && strcmp(argv[2], "--help") == 0)
             return cli_help(commands[i]);
+        snprintf(title, sizeof title, "cabe %s", commands[i]->name);
+        argv[1] = title;
         return commands[i]->run(argc - 1, argv + 1);
     }
     fprintf(stderr, "cabe: no command '%s'; 'cabe --help' lists them\n", argv[1]);
