@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/memory.h"
 #include "base/process.h"
 #include "machine/pressure.h"
@@ -171,7 +172,7 @@ size_t cabe_events_n_listeners(struct cabe_events *events)
 
 /* ---- news of the service ---- */
 
-/* R3.5: what memory is like around a load, under the names that the documents give. */
+/* What memory is like around a load, in the log and as news, under the names that the documents give. */
 static void memory_event(struct cabe_events *events, const char *when, const char *model)
 {
     struct cabe_pressure_meter meter = {0};
@@ -179,14 +180,16 @@ static void memory_event(struct cabe_events *events, const char *when, const cha
     struct cabe_pressure pressure;
     struct cabe_rss rss = {0};
     char event[64];
+    json_t *fields;
 
     (void)cabe_rss_read(&rss);
     cabe_pressure_read(&pressure, &meter, &planned, NULL);
     snprintf(event, sizeof event, "memory_usage_%s_model_load", when);
-    cabe_events_publish(events, event,
-                        json_pack("{s:s,s:f,s:f}", "model", model, "rss_gb", (double)rss.rss_bytes / 1073741824.0,
-                                  "available_gb",
-                                  (double)pressure.available_bytes / 1073741824.0));
+    fields = json_pack("{s:o,s:f,s:f}", "model", cabe_json_text(model, strlen(model)), "rss_gb",
+                       (double)rss.rss_bytes / 1073741824.0, "available_gb",
+                       (double)pressure.available_bytes / 1073741824.0);
+    cabe_log_fields(events->server->log, CABE_LOG_INFO, event, fields);
+    cabe_events_publish(events, event, fields);
 }
 
 static void on_service(void *self, enum cabe_service_event event, const char *model, double seconds)
