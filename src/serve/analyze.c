@@ -311,14 +311,8 @@ static int check_model(struct cabe_server *server, struct cabe_http_exchange *ex
     return status == CABE_OK;
 }
 
-struct errand {
-    struct cabe_server *server;
-    struct cabe_http_exchange *exchange;
-};
-
-static void start_job(const struct errand *errand, struct cabe_upload *upload)
+static void start_job(struct cabe_server *server, struct cabe_http_exchange *exchange, struct cabe_upload *upload)
 {
-    struct cabe_http_exchange *exchange = errand->exchange;
     int async = is_async(exchange);
     struct cabe_job_start start = {.kind = &kind,
                                    .class_ = cabe_request_class(exchange, NULL, kind.class_),
@@ -336,7 +330,7 @@ static void start_job(const struct errand *errand, struct cabe_upload *upload)
         cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the job");
         return;
     }
-    if (cabe_jobs_begin(errand->server->jobs, &start, id, &err) != CABE_OK) {
+    if (cabe_jobs_begin(server->jobs, &start, id, &err) != CABE_OK) {
         cabe_reply_status(exchange, &err, NULL);
         return;
     }
@@ -349,49 +343,25 @@ static void start_job(const struct errand *errand, struct cabe_upload *upload)
                                              "waiting"));
 }
 
-static void run_errand(void *arg)
+static void analyze_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    struct errand *errand = arg;
     struct cabe_upload *upload = cabe_calloc(1, sizeof *upload);
 
+    (void)tail;
     if (!upload) {
-        cabe_reply_error(errand->exchange, 500, "oom", NULL, "no memory for the upload");
-    } else {
-        snprintf(upload->model, sizeof upload->model, DEFAULT_MODEL);
-        upload->wishes.rows = -1;
-        upload->limit = CABE_ANALYZE_LIMIT;
-        if (read_upload(upload, errand->exchange) && check_model(errand->server, errand->exchange, upload->model))
-            start_job(errand, upload);
-        else
-            drop_upload(upload);
+        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the upload");
+        return;
     }
-    cabe_http_release(errand->exchange);
-    cabe_free(errand);
-}
-
-static void expire_errand(void *arg)
-{
-    struct errand *errand = arg;
-
-    cabe_reply_no_worker(errand->server, errand->exchange);
-    cabe_http_release(errand->exchange);
-    cabe_free(errand);
+    snprintf(upload->model, sizeof upload->model, DEFAULT_MODEL);
+    upload->wishes.rows = -1;
+    upload->limit = CABE_ANALYZE_LIMIT;
+    if (read_upload(upload, exchange) && check_model(server, exchange, upload->model))
+        start_job(server, exchange, upload);
+    else
+        drop_upload(upload);
 }
 
 void cabe_analyze_post(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    struct errand *errand = cabe_calloc(1, sizeof *errand);
-
-    (void)tail;
-    if (!errand) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the request");
-        return;
-    }
-    *errand = (struct errand){server, exchange};
-    cabe_http_hold(exchange);
-    if (cabe_server_later_or(server, run_errand, expire_errand, errand) != CABE_OK) {
-        cabe_reply_error(exchange, 503, "busy", NULL, "all workers are busy and too many requests wait");
-        cabe_http_release(exchange);
-        cabe_free(errand);
-    }
+    cabe_handle_later(server, exchange, tail, analyze_now);
 }

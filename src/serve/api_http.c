@@ -6,54 +6,6 @@
 #include "base/memory.h"
 #include "serve/api_impl.h"
 
-/* ---- work on a worker thread ---- */
-
-struct later {
-    struct cabe_server *server;
-    struct cabe_http_exchange *exchange;
-    cabe_handler *handler;
-    char tail[];
-};
-
-static void run_later(void *arg)
-{
-    struct later *later = (struct later *)arg;
-
-    later->handler(later->server, later->exchange, later->tail);
-    cabe_http_release(later->exchange);
-    cabe_free(later);
-}
-
-static void expire_later(void *arg)
-{
-    struct later *later = (struct later *)arg;
-
-    cabe_reply_no_worker(later->server, later->exchange);
-    cabe_http_release(later->exchange);
-    cabe_free(later);
-}
-
-void api_serve_later(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail,
-                     cabe_handler *handler)
-{
-    size_t n = strlen(tail) + 1;
-    struct later *later = (struct later *)cabe_malloc(sizeof *later + n);
-
-    if (!later) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
-        return;
-    }
-    *later = (struct later){.server = server, .exchange = exchange, .handler = handler};
-    memcpy(later->tail, tail, n);
-    cabe_http_hold(exchange);
-    if (cabe_server_later_or(server, run_later, expire_later, later) == CABE_OK)
-        return;
-    cabe_http_set(exchange, "Retry-After", "1");
-    cabe_reply_error(exchange, 503, "overloaded", NULL, "all workers are busy, and as many requests wait as may");
-    cabe_http_release(exchange);
-    cabe_free(later);
-}
-
 /* ---- an exchange as a sink ---- */
 
 static void sink_begin(void *self, const char *type)
@@ -348,7 +300,7 @@ static void embed_ollama(struct cabe_server *server, struct cabe_http_exchange *
 void api_serve_embed(struct cabe_server *server, struct cabe_http_exchange *exchange, enum api_embed_form form)
 {
     if (api_is_large(exchange) && form != API_EMBED_OLLAMA_OLD)
-        api_serve_later(server, exchange, "", form == API_EMBED_OPENAI ? embed_openai : embed_ollama);
+        cabe_handle_later(server, exchange, "", form == API_EMBED_OPENAI ? embed_openai : embed_ollama);
     else
         embed_now(server, exchange, form);
 }

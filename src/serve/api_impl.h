@@ -283,9 +283,6 @@ void api_serve_request(struct cabe_server *server, struct cabe_http_exchange *ex
                        const struct api_form *form, const char *id_prefix);
 void api_reply_fault(struct cabe_http_exchange *exchange, const struct api_fault *fault);
 int api_is_large(struct cabe_http_exchange *exchange); /* the body: better read elsewhere */
-/* Runs a handler on a worker thread, with the exchange held until it returns. */
-void api_serve_later(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail,
-                     cabe_handler *handler);
 /* Bodies above this are read on a worker thread. */
 #define API_SMALL_BODY (32u << 10)
 

@@ -14,45 +14,7 @@ struct errand {
     struct cabe_server *server;
     struct cabe_http_exchange *exchange;
     char id[CABE_JOB_ID_MAX];
-    void (*run)(struct errand *errand);
 };
-
-static void run_errand(void *arg)
-{
-    struct errand *errand = arg;
-
-    errand->run(errand);
-    cabe_http_release(errand->exchange);
-    cabe_free(errand);
-}
-
-static void expire_errand(void *arg)
-{
-    struct errand *errand = arg;
-
-    cabe_reply_no_worker(errand->server, errand->exchange);
-    cabe_http_release(errand->exchange);
-    cabe_free(errand);
-}
-
-static void send_errand(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *id,
-                        void (*run)(struct errand *errand))
-{
-    struct errand *errand = cabe_calloc(1, sizeof *errand);
-
-    if (!errand) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the request");
-        return;
-    }
-    *errand = (struct errand){.server = server, .exchange = exchange, .run = run};
-    snprintf(errand->id, sizeof errand->id, "%s", id);
-    cabe_http_hold(exchange);
-    if (cabe_server_later_or(server, run_errand, expire_errand, errand) != CABE_OK) {
-        cabe_reply_error(exchange, 503, "busy", NULL, "all workers are busy and too many requests wait");
-        cabe_http_release(exchange);
-        cabe_free(errand);
-    }
-}
 
 /* The record, from the living or the store; 0: it has been answered. */
 static int find(struct errand *errand, struct cabe_job_record *record, char **wish)
@@ -104,12 +66,12 @@ static void freshen(struct cabe_jobs *jobs, struct cabe_job_record *record)
     }
 }
 
-static void list(struct errand *errand)
+static void list_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    struct cabe_jobs *jobs = errand->server->jobs;
-    const char *state_name = cabe_http_query(errand->exchange, "state");
-    const char *limit = cabe_http_query(errand->exchange, "limit");
-    const char *before = cabe_http_query(errand->exchange, "before");
+    struct cabe_jobs *jobs = server->jobs;
+    const char *state_name = cabe_http_query(exchange, "state");
+    const char *limit = cabe_http_query(exchange, "limit");
+    const char *before = cabe_http_query(exchange, "before");
     int state = state_name ? state_of(state_name) : -1, n_max = limit ? atoi(limit) : LIST_DEFAULT, n = 0, first = 0, n_all;
     struct cabe_job_record *records = NULL;
     struct cabe_jobs_store *store;
@@ -117,14 +79,15 @@ static void list(struct errand *errand)
     enum cabe_status status;
     json_t *data;
 
+    (void)tail;
     if ((state_name && state < 0) || n_max < 1 || n_max > LIST_MAX) {
-        cabe_reply_error(errand->exchange, 400, "invalid_value", state_name && state < 0 ? "state" : "limit",
+        cabe_reply_error(exchange, 400, "invalid_value", state_name && state < 0 ? "state" : "limit",
                          "wanted state=waiting, running, done, failed or cancelled, and limit=1 to %d", LIST_MAX);
         return;
     }
     records = cabe_calloc((size_t)n_max + CABE_JOBS_UNSTORED_MAX + 1, sizeof *records);
     if (!records) {
-        cabe_reply_error(errand->exchange, 500, "oom", NULL, "no memory for the list");
+        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the list");
         return;
     }
     if (!before)
@@ -133,7 +96,7 @@ static void list(struct errand *errand)
     if (status == CABE_OK)
         status = cabe_jobs_store_list(store, state, before, n_max + 1, records + first, &n, &err);
     if (status != CABE_OK && first == 0) {
-        cabe_reply_status(errand->exchange, &err, NULL);
+        cabe_reply_status(exchange, &err, NULL);
     } else {
         data = json_array();
         n_all = first + (n > n_max ? n_max : n);
@@ -142,7 +105,7 @@ static void list(struct errand *errand)
             freshen(jobs, &records[i]);
             json_array_append_new(data, cabe_job_json(&records[i]));
         }
-        cabe_reply_json(errand->exchange, 200,
+        cabe_reply_json(exchange, 200,
                         json_pack("{s:s,s:o,s:b}", "object", "list", "data", data, "has_more", n > n_max));
     }
     cabe_free(records);
@@ -351,8 +314,7 @@ static void follow(struct errand *errand)
 
 static void get_jobs(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    (void)tail;
-    send_errand(server, exchange, "", list);
+    cabe_handle_later(server, exchange, tail, list_now);
 }
 
 /* "ID/what" into the name and what; NULL: the name is too long to be one. */
@@ -367,43 +329,61 @@ static const char *split(const char *tail, char id[CABE_JOB_ID_MAX])
     return tail[n] ? tail + n + 1 : "";
 }
 
-static void by_what(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail,
-                    const char *const *what, void (*const *run)(struct errand *errand), int n)
-{
-    char id[CABE_JOB_ID_MAX];
-    const char *rest = split(tail, id);
+struct choice {
+    const char *what;
+    void (*run)(struct errand *errand);
+};
 
-    for (int i = 0; rest && i < n; i++) {
-        if (strcmp(rest, what[i]) == 0) {
-            send_errand(server, exchange, id, run[i]);
+/* `choices` end with NULL. */
+static void run_choice(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail,
+                       const struct choice *choices)
+{
+    struct errand errand = {.server = server, .exchange = exchange};
+    const char *rest = split(tail, errand.id);
+
+    for (; rest && choices->what; choices++) {
+        if (strcmp(rest, choices->what) == 0) {
+            choices->run(&errand);
             return;
         }
     }
     cabe_reply_error(exchange, 404, "not_found", NULL, "no job '%.64s'", tail);
 }
 
+static void get_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    static const struct choice choices[] = {{"", get}, {"result", result}, {"events", follow}, {NULL, NULL}};
+
+    run_choice(server, exchange, tail, choices);
+}
+
+static void delete_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    static const struct choice choices[] = {{"", delete_job}, {NULL, NULL}};
+
+    run_choice(server, exchange, tail, choices);
+}
+
+static void post_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
+{
+    static const struct choice choices[] = {{"cancel", cancel}, {NULL, NULL}};
+
+    run_choice(server, exchange, tail, choices);
+}
+
 static void get_job(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    static const char *const what[] = {"", "result", "events"};
-    static void (*const run[])(struct errand *) = {get, result, follow};
-
-    by_what(server, exchange, tail, what, run, 3);
+    cabe_handle_later(server, exchange, tail, get_now);
 }
 
 static void delete_one(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    static const char *const what[] = {""};
-    static void (*const run[])(struct errand *) = {delete_job};
-
-    by_what(server, exchange, tail, what, run, 1);
+    cabe_handle_later(server, exchange, tail, delete_now);
 }
 
 static void post_job(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    static const char *const what[] = {"cancel"};
-    static void (*const run[])(struct errand *) = {cancel};
-
-    by_what(server, exchange, tail, what, run, 1);
+    cabe_handle_later(server, exchange, tail, post_now);
 }
 
 const struct cabe_route cabe_job_routes[] = {

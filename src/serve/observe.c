@@ -7,7 +7,7 @@
 #include "serve/jobs.h"
 #include "serve/metrics_impl.h"
 
-#define HOLDERS 10 /* R0.19 */
+#define HOLDERS 10 /* that hold most */
 
 const char *cabe_metrics_device_name(const struct cabe_metrics *metrics, int device)
 {
@@ -274,71 +274,35 @@ json_t *cabe_metrics_json(struct cabe_metrics *metrics, int history)
 
 /* ---- routes: on a worker, as the service may have to be waited for ---- */
 
-struct errand {
-    struct cabe_server *server;
-    struct cabe_http_exchange *exchange;
-    int is_text;
-};
-
-static void run_errand(void *arg)
+static void metrics_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    struct errand *errand = arg;
-    struct cabe_metrics *metrics = errand->server->metrics;
+    size_t n = 0;
+    char *text = cabe_metrics_text(server->metrics, &n);
 
-    if (errand->is_text) {
-        size_t n = 0;
-        char *text = cabe_metrics_text(metrics, &n);
-
-        if (text)
-            cabe_http_reply(errand->exchange, 200, "text/plain; version=0.0.4; charset=utf-8", text, n);
-        else
-            cabe_reply_error(errand->exchange, 500, "oom", NULL, "no memory for the metrics");
-        cabe_free(text);
-    } else {
-        const char *history = cabe_http_query(errand->exchange, "history");
-
-        cabe_reply_json(errand->exchange, 200, cabe_metrics_json(metrics, history && strcmp(history, "0") != 0));
-    }
-    cabe_http_release(errand->exchange);
-    cabe_free(errand);
+    (void)tail;
+    if (text)
+        cabe_http_reply(exchange, 200, "text/plain; version=0.0.4; charset=utf-8", text, n);
+    else
+        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the metrics");
+    cabe_free(text);
 }
 
-static void expire_errand(void *arg)
+static void stats_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    struct errand *errand = arg;
+    const char *history = cabe_http_query(exchange, "history");
 
-    cabe_reply_no_worker(errand->server, errand->exchange);
-    cabe_http_release(errand->exchange);
-    cabe_free(errand);
-}
-
-static void send_errand(struct cabe_server *server, struct cabe_http_exchange *exchange, int is_text)
-{
-    struct errand *errand = cabe_calloc(1, sizeof *errand);
-
-    if (!errand) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the request");
-        return;
-    }
-    *errand = (struct errand){server, exchange, is_text};
-    cabe_http_hold(exchange);
-    if (cabe_server_later_or(server, run_errand, expire_errand, errand) != CABE_OK) {
-        cabe_reply_error(exchange, 503, "busy", NULL, "all workers are busy and too many requests wait");
-        cabe_http_release(exchange);
-        cabe_free(errand);
-    }
+    (void)tail;
+    cabe_reply_json(exchange, 200, cabe_metrics_json(server->metrics, history && strcmp(history, "0") != 0));
 }
 
 static void get_metrics(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    (void)tail;
-    send_errand(server, exchange, 1);
+    cabe_handle_later(server, exchange, tail, metrics_now);
 }
 
 static void get_stats(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    (void)tail;
-    send_errand(server, exchange, 0);
+    cabe_handle_later(server, exchange, tail, stats_now);
 }
 
 const struct cabe_route cabe_observe_routes[] = {

@@ -227,7 +227,7 @@ static void show_now(struct cabe_server *server, struct cabe_http_exchange *exch
 
 static void show(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    api_serve_later(server, exchange, tail, show_now); /* reads files */
+    cabe_handle_later(server, exchange, tail, show_now); /* reads files */
 }
 
 /* ---- answers ---- */
@@ -332,7 +332,7 @@ static void answer_now(struct cabe_server *server, struct cabe_http_exchange *ex
         else if (may_wait)
             unload(server, exchange, request.model, is_chat);
         else
-            api_serve_later(server, exchange, "", is_chat ? chat_on_worker : generate_on_worker);
+            cabe_handle_later(server, exchange, "", is_chat ? chat_on_worker : generate_on_worker);
         api_request_clear(&request);
         return;
     }
@@ -354,7 +354,7 @@ static void generate_on_worker(struct cabe_server *server, struct cabe_http_exch
 static void chat(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     if (api_is_large(exchange))
-        api_serve_later(server, exchange, tail, chat_on_worker);
+        cabe_handle_later(server, exchange, tail, chat_on_worker);
     else
         answer_now(server, exchange, 1, 0);
 }
@@ -362,7 +362,7 @@ static void chat(struct cabe_server *server, struct cabe_http_exchange *exchange
 static void generate(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     if (api_is_large(exchange))
-        api_serve_later(server, exchange, tail, generate_on_worker);
+        cabe_handle_later(server, exchange, tail, generate_on_worker);
     else
         answer_now(server, exchange, 0, 0);
 }

@@ -131,7 +131,7 @@ static void pull_now(struct cabe_server *server, struct cabe_http_exchange *exch
 
 void api_ollama_pull(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    api_serve_later(server, exchange, tail, pull_now);
+    cabe_handle_later(server, exchange, tail, pull_now);
 }
 
 static void delete_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
@@ -176,5 +176,5 @@ static void delete_now(struct cabe_server *server, struct cabe_http_exchange *ex
 
 void api_ollama_delete(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    api_serve_later(server, exchange, tail, delete_now);
+    cabe_handle_later(server, exchange, tail, delete_now);
 }

@@ -87,7 +87,7 @@ static void chat_now(struct cabe_server *server, struct cabe_http_exchange *exch
 static void chat(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     if (api_is_large(exchange))
-        api_serve_later(server, exchange, tail, chat_now);
+        cabe_handle_later(server, exchange, tail, chat_now);
     else
         chat_now(server, exchange, tail);
 }
@@ -101,7 +101,7 @@ static void complete_now(struct cabe_server *server, struct cabe_http_exchange *
 static void complete(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     if (api_is_large(exchange))
-        api_serve_later(server, exchange, tail, complete_now);
+        cabe_handle_later(server, exchange, tail, complete_now);
     else
         complete_now(server, exchange, tail);
 }

@@ -50,7 +50,7 @@ static void machine_now(struct cabe_server *server, struct cabe_http_exchange *e
 
 static void machine(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    api_serve_later(server, exchange, tail, machine_now); /* reads many small files */
+    cabe_handle_later(server, exchange, tail, machine_now); /* reads many small files */
 }
 
 /* ---- models in memory ---- */
@@ -165,7 +165,7 @@ static void change_model_now(struct cabe_server *server, struct cabe_http_exchan
 
 static void change_model(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    api_serve_later(server, exchange, tail, change_model_now);
+    cabe_handle_later(server, exchange, tail, change_model_now);
 }
 
 /* ---- tokens ---- */
@@ -236,7 +236,7 @@ static void tokenize_now(struct cabe_server *server, struct cabe_http_exchange *
 
 static void tokenize(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    api_serve_later(server, exchange, tail, tokenize_now); /* may load the model */
+    cabe_handle_later(server, exchange, tail, tokenize_now); /* may load the model */
 }
 
 /* Reads "tokens"; NULL with a fault. */
@@ -303,10 +303,10 @@ static void detokenize_now(struct cabe_server *server, struct cabe_http_exchange
 
 static void detokenize(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
-    api_serve_later(server, exchange, tail, detokenize_now);
+    cabe_handle_later(server, exchange, tail, detokenize_now);
 }
 
-/* ---- the state (R0.19, R0.23) ---- */
+/* ---- the state ---- */
 
 static json_t *memory_json(const struct cabe_ledger *ledger)
 {
@@ -372,7 +372,7 @@ static json_t *models_json(const struct cabe_service_model *models, size_t n)
     return list;
 }
 
-/* Slots of heavy work, and who holds them (R0.12). */
+/* Slots of heavy work, and who holds them. */
 static json_t *slots_json(struct cabe_server *server)
 {
     struct cabe_slots_state *slots = (struct cabe_slots_state *)cabe_calloc(1, sizeof *slots);

@@ -10,7 +10,7 @@ static void respond_now(struct cabe_server *server, struct cabe_http_exchange *e
 static void respond(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     if (api_is_large(exchange))
-        api_serve_later(server, exchange, tail, respond_now);
+        cabe_handle_later(server, exchange, tail, respond_now);
     else
         respond_now(server, exchange, tail);
 }

@@ -3,7 +3,7 @@
  *
  * Each API registers its routes in a table; the server finds the route, checks the key, sets CORS headers, calls the
  * handler on the loop's thread, and counts and logs what came of it. A handler that would take more than a fraction of a
- * millisecond hands its work to cabe_server_later().
+ * millisecond goes on in cabe_handle_later().
  *
  * HTTP answers first. Session, monitor, service, events, metrics and jobs are opened behind it, in this order, on the
  * server's watch thread; handlers are called when all of them are there (before that who asks gets 503), so they need
@@ -65,6 +65,9 @@ CABE_CHECKED enum cabe_status cabe_server_later(struct cabe_server *server, void
  * server's end: to answer 503 there, see cabe_reply_no_worker(). */
 CABE_CHECKED enum cabe_status cabe_server_later_or(struct cabe_server *server, void (*fn)(void *arg),
                                                    void (*expired)(void *arg), void *arg);
+/* Runs a handler on a worker, with the exchange held until it returns; answers 503 where none takes it (later.c). */
+void cabe_handle_later(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail,
+                       cabe_handler *handler);
 void cabe_server_workers(struct cabe_server *server, struct cabe_workers_stats *stats);
 /* 1: start models are there, no drain, nothing stalls; 0 with why. Any thread. */
 int cabe_server_ready(struct cabe_server *server, char *why, size_t n);

@@ -11,7 +11,7 @@
 #include "fit/plan.h"
 #include "task/encoder.h"
 
-#define CABE_EMBED_CHUNK 1000 /* texts encoded at once by default (R0.8) */
+#define CABE_EMBED_CHUNK 1000 /* texts encoded at once by default */
 
 struct cabe_embed_job {
     struct cabe_session *session;

@@ -47,7 +47,7 @@ CABE_CHECKED enum cabe_status cabe_net_open(struct cabe_net *net, struct cabe_se
                                             int dtype, struct cabe_error *err);
 void cabe_net_close(struct cabe_net *net); /* also one of zeros, or whose open failed */
 
-/* R2.6: the machine's memory chooses the dtype of weights that nobody fixed. */
+/* The machine's memory chooses the dtype of weights that nobody fixed. */
 enum cabe_dtype cabe_net_preferred_dtype(const struct cabe_net *net);
 /* What the knobs mean for the model: what is left unquantised in a quantised file stays as it is. */
 struct cabe_model_choice cabe_net_choice(const struct cabe_net *net, const struct cabe_knobs *knobs);
