@@ -21,7 +21,7 @@ _cabe_options() {
     serve)
         echo "--config --print-config --preset --host --port --unix-socket --tls-certificate --tls-key --api-keys" \
             "--cors-origins --models --pins --memory --threads --context --parallel --kv --workers --worker-wait" \
-            "--generation-timeout --training-timeout --save-load-timeout --slot-wait --heavy-slots --keep-alive" \
+            "--generation-timeout --training-timeout --save-load-timeout --slot-wait --heavy-slots --keep-alive --eviction" \
             "--queue-requests --queue-tokens --body --upload --header --connections --json-depth --drain" \
             "--max-patterns --max-backup-patterns --context-window --min-generated --activation-cache --cache-key" \
             "--activation-threshold --frequency-normalization --performance-log --slow-ms --jobs-path" \

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "runtime/pool.h"
 
 #define NAME_MAX_BYTES 48
 
@@ -293,6 +294,7 @@ enum cabe_status cabe_serve_config_check(const struct cabe_serve_config *config,
 {
     static const char *const formats[] = {"", "f32", "f16", "q8"};
     struct cabe_serve_config unused;
+    enum cabe_pool_policy policy;
     int known = 0;
 
     if (config->preset[0]) {
@@ -308,6 +310,8 @@ enum cabe_status cabe_serve_config_check(const struct cabe_serve_config *config,
         known |= strcmp(config->kv, formats[i]) == 0;
     if (!known)
         return cabe_fail(err, CABE_ERR_ARGUMENT, "kv '%.80s', wanted f32, f16 or q8", config->kv);
+    if (cabe_pool_policy_parse(config->eviction, &policy, NULL) != CABE_OK)
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "eviction '%.80s', wanted cost, lru, lfu or largest", config->eviction);
     if (config->keep_alive < 0 && config->keep_alive != -1)
         return cabe_fail(err, CABE_ERR_ARGUMENT, "keep_alive %g, wanted seconds, or -1 for ever", config->keep_alive);
     if (strlen(config->unix_socket) > 107) /* sun_path */

@@ -31,7 +31,7 @@
     X(TEXT, api_keys, "", 0, 0, "", "keys, by commas, or @FILE with one a line; none: no key is asked for")            \
     X(TEXT, cors_origins, "", 0, 0, "", "origins by commas that browsers may call from; * for any")                    \
     X(TEXT, models, "", 0, 0, "", "models to load at the start, by commas")                                            \
-    X(TEXT, pins, "", 0, 0, "", "of them, those that stay")                                                            \
+    X(TEXT, pins, "", 0, 0, "", "models that stay; loaded at the start too")                                           \
     X(BYTES, memory, 0, 0, INT64_MAX, "", "budget of the whole process; 0: what the machine allows")                   \
     X(INT, threads, 0, 0, 256, "", "threads that compute; 0: physical cores")                                          \
     X(INT, context, 0, 0, 1 << 24, "", "tokens of a sequence; 0: planned")                                             \
@@ -45,6 +45,7 @@
     X(SECONDS, slot_wait, 30, 0, 86400, "", "a heavy task waits this long for a slot")                                 \
     X(INT, heavy_slots, 1, 1, 64, "", "heavy tasks at a time")                                                         \
     X(SECONDS, keep_alive, 300, -1, 31536000, "", "an idle model stays this long; -1: for ever")                       \
+    X(TEXT, eviction, "cost", 0, 0, "", "idle model that goes first for room: cost, lru, lfu or largest")              \
     X(INT, queue_requests, 256, 1, 1 << 20, "", "requests that may wait for one model")                                \
     X(INT, queue_tokens, 262144, 1, 1 << 30, "", "their prompt tokens")                                                \
     X(BYTES, body, 33554432, 1024, INT64_MAX, "", "largest request body")                                              \
@@ -89,7 +90,7 @@ CABE_CHECKED enum cabe_status cabe_serve_config_file(struct cabe_serve_config *c
                                                      struct cabe_error *err);
 CABE_CHECKED enum cabe_status cabe_serve_config_environment(struct cabe_serve_config *config, char *const *environment,
                                                             struct cabe_error *err);
-/* Whether the settings go together: a certificate without its key, a pin that is no start model... */
+/* Whether the settings go together (a certificate without its key), and words that a setting has are known ones. */
 CABE_CHECKED enum cabe_status cabe_serve_config_check(const struct cabe_serve_config *config, struct cabe_error *err);
 
 struct cabe_serve_flag { /* one of the command line: "--port", "8080" */

@@ -69,6 +69,7 @@ static enum cabe_status open_service(struct cabe_server *s, struct cabe_error *e
                                          .first_token_s = time_or(c->generation_timeout, NO_LIMIT_S),
                                          .stall_s = time_or(c->generation_timeout, NO_LIMIT_S)};
 
+    (void)!cabe_pool_policy_parse(c->eviction, &config.eviction, NULL); /* checked with the settings */
     return cabe_service_open(&s->service, &config, err);
 }
 

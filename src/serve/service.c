@@ -19,7 +19,7 @@ static void fill_defaults(struct cabe_service_config *config)
 
 static enum cabe_status start(struct cabe_service *service, struct cabe_error *err)
 {
-    struct cabe_pool_config pool = {.patience_ns = CABE_POOL_PATIENCE_NS};
+    struct cabe_pool_config pool = {.policy = service->config.eviction, .patience_ns = CABE_POOL_PATIENCE_NS};
     pthread_attr_t attributes;
     enum cabe_status status =
         cabe_pool_open(&service->pool, service->config.session->ledger, service->config.session->log, err);

@@ -50,6 +50,7 @@ struct cabe_service_config {
     int64_t queue_requests;       /* waiting of one model; 0: 256 */
     int64_t queue_tokens;         /* prompt tokens waiting of one model, estimated; 0: 262144 */
     double keep_alive_s;          /* an idle model stays this long; below 0: for ever. 0: 300 */
+    enum cabe_pool_policy eviction;     /* which idle model goes first for room */
     double first_token_s, stall_s;      /* time-outs; 0: 30, 30 */
     double total_s[CABE_N_CLASSES];     /* cap of a whole answer; 0: 600 each */
 };

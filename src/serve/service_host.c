@@ -152,7 +152,7 @@ uint64_t cabe_entry_keep_alive_ns(const struct cabe_service_entry *e)
  */
 static void set_window(struct cabe_service *service)
 {
-    struct cabe_pool_config config = {.patience_ns = CABE_POOL_PATIENCE_NS};
+    struct cabe_pool_config config = {.policy = service->config.eviction, .patience_ns = CABE_POOL_PATIENCE_NS};
     double load_s = 0;
 
     for (const struct cabe_service_entry *e = service->entries; e; e = e->next)

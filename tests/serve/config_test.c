@@ -201,6 +201,7 @@ static void errors_name_the_setting_its_origin_and_its_range(void **state)
     wrong("keep-alive", "-2", "a time from -1");
     wrong("preset", "fast", "development, production or high_performance");
     wrong("kv", "q5", "f32, f16 or q8");
+    wrong("eviction", "fifo", "cost, lru, lfu or largest");
     wrong("tls-key", "a.pem", "tls_key without tls_certificate");
     wrong("no-such", "1", "no setting 'no-such'");
     wrong("host", "a\nb", "control character");
@@ -241,13 +242,14 @@ static void files_are_checked(void **state)
 static void what_is_printed_can_be_read(void **state)
 {
     struct cabe_serve_flag flags[] = {{"preset", "high_performance"}, {"memory", "700M"}, {"models", "a, b"},
-                                      {"keep-alive", "-1"},           {"kv", "q8"},       {"api-keys", "secret,other"}};
+                                      {"keep-alive", "-1"},           {"kv", "q8"},       {"eviction", "lru"},
+                                      {"api-keys", "secret,other"}};
     static struct cabe_serve_config before;
     json_t *shown;
     char *text;
 
     (void)state;
-    assert_int_equal(read_all(NULL, NULL, flags, 6), CABE_OK);
+    assert_int_equal(read_all(NULL, NULL, flags, 7), CABE_OK);
     before = config;
     shown = cabe_serve_config_json(&config);
     text = json_dumps(shown, JSON_INDENT(2));
