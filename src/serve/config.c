@@ -251,21 +251,6 @@ static enum cabe_status take_environment(struct cabe_serve_config *config, char 
     return CABE_OK;
 }
 
-enum cabe_status cabe_serve_config_environment(struct cabe_serve_config *config, char *const *environment,
-                                               struct cabe_error *err)
-{
-    char name[NAME_MAX_BYTES];
-    const char *preset = from_environment(environment, cabe_setting_find("preset"), name);
-
-    if (preset) {
-        enum cabe_status status = cabe_serve_config_preset(config, preset, name, err);
-
-        if (status != CABE_OK)
-            return status;
-    }
-    return take_environment(config, environment, err);
-}
-
 /* ---- all of it ---- */
 
 int cabe_serve_list_next(const char **list, char *item, size_t n)

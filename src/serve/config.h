@@ -88,8 +88,6 @@ CABE_CHECKED enum cabe_status cabe_serve_config_preset(struct cabe_serve_config 
                                                        const char *origin, struct cabe_error *err);
 CABE_CHECKED enum cabe_status cabe_serve_config_file(struct cabe_serve_config *config, const char *path,
                                                      struct cabe_error *err);
-CABE_CHECKED enum cabe_status cabe_serve_config_environment(struct cabe_serve_config *config, char *const *environment,
-                                                            struct cabe_error *err);
 /* Whether the settings go together (a certificate without its key), and words that a setting has are known ones. */
 CABE_CHECKED enum cabe_status cabe_serve_config_check(const struct cabe_serve_config *config, struct cabe_error *err);
 

@@ -157,11 +157,6 @@ static uint64_t body_limit(void *self, const char *path)
 
 /* ---- work ---- */
 
-enum cabe_status cabe_server_later(struct cabe_server *s, void (*fn)(void *arg), void *arg)
-{
-    return cabe_workers_submit(s->impl->workers, fn, NULL, arg, NULL);
-}
-
 enum cabe_status cabe_server_later_or(struct cabe_server *s, void (*fn)(void *arg), void (*expired)(void *arg),
                                       void *arg)
 {

@@ -59,10 +59,8 @@ struct cabe_route {
 extern const struct cabe_route cabe_openai_routes[], cabe_responses_routes[], cabe_ollama_routes[], cabe_own_routes[],
     cabe_job_routes[], cabe_observe_routes[], cabe_event_routes[], cabe_dashboard_routes[];
 
-/* Runs fn(arg) on a worker thread. CABE_ERR_LIMIT: too many wait; CABE_ERR_BUSY: no worker was free for worker_wait. */
-CABE_CHECKED enum cabe_status cabe_server_later(struct cabe_server *server, void (*fn)(void *arg), void *arg);
-/* The same; expired(arg) instead of fn(arg), on another thread, when no worker took it within worker_wait, or at the
- * server's end: to answer 503 there, see cabe_reply_no_worker(). */
+/* Runs fn(arg) on a worker; or expired(arg), on another thread, when no worker took it within worker_wait, or at the
+ * server's end: to answer 503 there, see cabe_reply_no_worker(). CABE_ERR_LIMIT: too many wait. */
 CABE_CHECKED enum cabe_status cabe_server_later_or(struct cabe_server *server, void (*fn)(void *arg),
                                                    void (*expired)(void *arg), void *arg);
 /* Runs a handler on a worker, with the exchange held until it returns; answers 503 where none takes it (later.c). */

@@ -57,7 +57,7 @@ const struct cabe_tokenizer *cabe_encoder_tokenizer(const struct cabe_encoder *e
 /* Gives back weights, program and batch; it can be loaded again. */
 void cabe_encoder_unload(struct cabe_encoder *encoder);
 
-/* Embeds n texts into out[n][width], in order; `done` (may be NULL) counts texts as they are finished. */
+/* Embeds n texts into out[n][width], in order; their tokens are added to *n_tokens (may be NULL). */
 CABE_CHECKED enum cabe_status cabe_encoder_encode(struct cabe_encoder *encoder, const struct cabe_text *texts, size_t n,
                                                   enum cabe_prefix prefix, float *out, uint64_t *n_tokens,
                                                   struct cabe_error *err);

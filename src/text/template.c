@@ -183,11 +183,6 @@ void cabe_template_close(struct cabe_template *template)
     cabe_free(template);
 }
 
-uint64_t cabe_template_bytes(const struct cabe_template *template)
-{
-    return template->memory.used_bytes + sizeof *template;
-}
-
 /* ---- running ---- */
 
 void cabe_template_limits_default(struct cabe_template_limits *limits)

@@ -43,8 +43,6 @@ void cabe_template_limits_default(struct cabe_template_limits *limits);
 CABE_CHECKED enum cabe_status cabe_template_compile(struct cabe_template **out, const char *text,
                                                     size_t bytes, const char *name, struct cabe_error *err);
 void cabe_template_close(struct cabe_template *template); /* NULL is fine */
-/* Bytes that a compiled template holds. */
-uint64_t cabe_template_bytes(const struct cabe_template *template);
 
 /*
  * `variables`: a JSON object. `limits` may be NULL for the default. On CABE_OK `*out` is NUL-terminated UTF-8

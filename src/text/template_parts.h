@@ -319,7 +319,6 @@ int cabe_tpl_dict_set(struct tpl_run *run, struct tpl_dict *dict, const struct t
 /* The value of a key, or NULL; sets *ok to 0 where it failed. */
 const struct tpl_value *cabe_tpl_dict_get(struct tpl_run *run, const struct tpl_dict *dict,
                                           const struct tpl_value *key, int *ok);
-const struct tpl_value *cabe_tpl_dict_find(const struct tpl_dict *dict, const char *key);
 int cabe_tpl_is_text(const struct tpl_value *value, const char *text);
 const char *cabe_tpl_type(const struct tpl_value *value);   /* "str" */
 const char *cabe_tpl_object(const struct tpl_value *value); /* "str object" */

@@ -161,14 +161,6 @@ const struct tpl_value *cabe_tpl_dict_get(struct tpl_run *run, const struct tpl_
     return NULL;
 }
 
-const struct tpl_value *cabe_tpl_dict_find(const struct tpl_dict *dict, const char *key)
-{
-    for (size_t i = 0; i < dict->n; i++)
-        if (cabe_tpl_is_text(&dict->pairs[i].key, key))
-            return &dict->pairs[i].value;
-    return NULL;
-}
-
 int cabe_tpl_dict_set(struct tpl_run *run, struct tpl_dict *dict, const struct tpl_value *key,
                       const struct tpl_value *value)
 {
