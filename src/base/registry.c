@@ -56,23 +56,31 @@ static void set_word(_Atomic uint64_t *to, uint64_t value)
     atomic_store_explicit(to, value, memory_order_relaxed);
 }
 
-/* When `pid` started, in clock ticks; 0 when there is no such process, or only its remains. */
-static uint64_t started(uint64_t pid)
+/* What /proc says of a process, cut to `room`; 0: nothing. */
+static int read_of(uint64_t pid, const char *name, char *text, size_t room)
 {
-    char path[40], text[1024];
-    const char *at;
+    char path[48];
     ssize_t n;
     int fd;
 
-    snprintf(path, sizeof path, "/proc/%llu/stat", (unsigned long long)pid);
+    snprintf(path, sizeof path, "/proc/%llu/%s", (unsigned long long)pid, name);
     fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return 0;
-    n = read(fd, text, sizeof text - 1);
+    n = read(fd, text, room - 1);
     close(fd);
-    if (n <= 0)
+    text[n > 0 ? n : 0] = '\0';
+    return n > 0;
+}
+
+/* When `pid` started, in clock ticks; 0 when there is no such process, or only its remains. */
+static uint64_t started(uint64_t pid)
+{
+    char text[1024];
+    const char *at;
+
+    if (!read_of(pid, "stat", text, sizeof text))
         return 0;
-    text[n] = '\0';
     at = strrchr(text, ')'); /* the name before it may hold anything */
     if (!at || at[1] != ' ' || at[2] == 'Z' || at[2] == 'X')
         return 0;
@@ -299,18 +307,11 @@ void cabe_registry_others(const struct cabe_registry *registry, uint64_t bytes[C
 /* Resident bytes of another process; 0 when it cannot be read. */
 static uint64_t resident_of(uint64_t pid)
 {
-    char path[40], text[128];
+    char text[128];
     const char *at;
-    ssize_t n;
-    int fd;
 
-    snprintf(path, sizeof path, "/proc/%llu/statm", (unsigned long long)pid);
-    fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    if (!read_of(pid, "statm", text, sizeof text))
         return 0;
-    n = read(fd, text, sizeof text - 1);
-    close(fd);
-    text[n > 0 ? n : 0] = '\0';
     at = strchr(text, ' '); /* size resident ... in pages */
     return at ? strtoull(at, NULL, 10) * (uint64_t)sysconf(_SC_PAGESIZE) : 0;
 }

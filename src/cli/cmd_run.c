@@ -377,6 +377,15 @@ static enum cabe_status talk(struct chat *c, const char *prompt, struct cabe_err
     return status;
 }
 
+static void warn_of_context(const struct chat *c)
+{
+    int64_t trained = cabe_model_config(cabe_generator_model(c->generator))->decoder.n_ctx;
+
+    if (c->generation.wishes.context > trained && trained > 0)
+        fprintf(stderr, "cabe run: --ctx %lld: the model was trained on %lld tokens; expect nonsense behind them\n",
+                (long long)c->generation.wishes.context, (long long)trained);
+}
+
 static enum cabe_status load(struct chat *c, struct cabe_error *err)
 {
     struct cabe_monitor_config config = {.ledger = c->session->ledger,
@@ -414,6 +423,8 @@ static enum cabe_status run_in(struct chat *c, struct cabe_session *session, con
     if (status == CABE_OK)
         status = cabe_plan_refuse(&plan, err);
     c->plan = &plan;
+    if (status == CABE_OK)
+        warn_of_context(c);
     if (status == CABE_OK)
         status = load(c, err);
     cli_progress_end();

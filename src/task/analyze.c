@@ -243,21 +243,26 @@ static enum cabe_status measure_embed(void *self, const struct cabe_knobs *knobs
                              (double)job->n_compared, work, err);
 }
 
+static struct cabe_join_bytes join_bytes(const struct cabe_analyze_job *job, const struct cabe_knobs *knobs)
+{
+    struct cabe_index_config index = index_config(job, knobs);
+    struct cabe_join_config join = join_config(job);
+
+    return cabe_join_plan(&index, (int64_t)job->n_compared, &join, job->session->kernels, job->session->n_threads);
+}
+
 static enum cabe_status measure_compare(void *self, const struct cabe_knobs *knobs, struct cabe_fit_bytes *working,
                                         struct cabe_fit_bytes *kept, struct cabe_graph_work *work,
                                         struct cabe_error *err)
 {
     const struct cabe_analyze_job *job = self;
-    struct cabe_index_config index = index_config(job, knobs);
-    struct cabe_join_config join = join_config(job);
-    struct cabe_join_bytes bytes = cabe_join_plan(&index, (int64_t)job->n_compared, &join,
-                                                          job->session->kernels, job->session->n_threads);
+    struct cabe_join_bytes bytes = join_bytes(job, knobs);
     double n = (double)job->n_compared;
 
+    (void)kept;
     (void)err;
     working->bytes[CABE_HOST][CABE_PURPOSE_INDEX] += bytes.output_bytes + bytes.work_bytes;
-    kept->bytes[CABE_HOST][CABE_PURPOSE_INDEX] += 0;
-    work->matmul_ops[CABE_F32][CABE_PRECISION_HIGH] += n * n * (double)index.dim;
+    work->matmul_ops[CABE_F32][CABE_PRECISION_HIGH] += n * n * (double)index_config(job, knobs).dim;
     return CABE_OK;
 }
 
@@ -266,10 +271,7 @@ static enum cabe_status measure_report(void *self, const struct cabe_knobs *knob
                                        struct cabe_error *err)
 {
     const struct cabe_analyze_job *job = self;
-    struct cabe_index_config index = index_config(job, knobs);
-    struct cabe_join_config join = join_config(job);
-    struct cabe_join_bytes bytes = cabe_join_plan(&index, (int64_t)job->n_compared, &join,
-                                                          job->session->kernels, job->session->n_threads);
+    struct cabe_join_bytes bytes = join_bytes(job, knobs);
 
     (void)work;
     (void)err;

@@ -63,6 +63,8 @@ expect() {
 expect 2 "temp -1" "$model" x --temp -1
 expect 2 "kv q5" "$model" x --kv q5
 expect 3 "no such|No such|not found" "$work/nowhere.gguf" x
+"$program" run "$model" x -n 1 --ctx 600 >/dev/null 2>"$work/err" || complain "--ctx 600: $(cat "$work/err")"
+grep -q "trained on 512 tokens" "$work/err" || complain "no warning of a context past the training: $(cat "$work/err")"
 long=$(head -c 40000 /dev/zero | tr '\0' 'a')
 "$program" run "$model" "$long" >"$work/out" 2>"$work/err" && complain "a prompt longer than the context was taken"
 grep -Eq "context" "$work/err" || complain "long prompt: $(cat "$work/err")"
