@@ -442,14 +442,21 @@ static json_t *rung_json(const struct cabe_plan *plan, const struct cabe_plan_ru
     return json;
 }
 
-json_t *cabe_plan_json(const struct cabe_plan *plan)
+json_t *cabe_knobs_json(const struct cabe_knobs *knobs)
 {
-    json_t *knobs = json_object(), *phases = json_array(), *rungs = json_array(), *json;
-    double seconds = 0;
+    json_t *json = json_object();
 
     for (int k = 0; k < CABE_N_KNOBS; k++)
-        if (knob_matters(&plan->knobs, (enum cabe_knob)k))
-            json_object_set_new(knobs, knob_names[k], knob_json((enum cabe_knob)k, plan->knobs.value[k]));
+        if (knob_matters(knobs, (enum cabe_knob)k))
+            json_object_set_new(json, knob_names[k], knob_json((enum cabe_knob)k, knobs->value[k]));
+    return json;
+}
+
+json_t *cabe_plan_json(const struct cabe_plan *plan)
+{
+    json_t *knobs = cabe_knobs_json(&plan->knobs), *phases = json_array(), *rungs = json_array(), *json;
+    double seconds = 0;
+
     if (plan->n_segments > 0)
         json_object_set_new(knobs, "streamed_segments", json_integer((json_int_t)plan->knobs.value[CABE_KNOB_STREAM]));
     for (int i = 0; i < plan->n_phases; i++) {

@@ -148,7 +148,8 @@ CABE_CHECKED enum cabe_status cabe_plan_make(struct cabe_plan *plan, const struc
                                              struct cabe_error *err);
 /* CABE_ERR_BUDGET with the numbers and the smallest change; CABE_OK for a plan that fits. */
 CABE_CHECKED enum cabe_status cabe_plan_refuse(const struct cabe_plan *plan, struct cabe_error *err);
-json_t *cabe_plan_json(const struct cabe_plan *plan); /* new reference */
+json_t *cabe_plan_json(const struct cabe_plan *plan);     /* new reference */
+json_t *cabe_knobs_json(const struct cabe_knobs *knobs); /* the same; those that the task has */
 /* Aligned text for a person, to `to`. */
 void cabe_plan_print(const struct cabe_plan *plan, FILE *to);
 const struct cabe_plan_phase *cabe_plan_phase_find(const struct cabe_plan *plan, const char *name); /* or NULL */

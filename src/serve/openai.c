@@ -41,6 +41,8 @@ static json_t *model_json(const struct cabe_service_model *model)
         json_object_set_new(json, "max_model_len", json_integer(model->context));
     if (json && !model->writes && model->width > 0)
         json_object_set_new(json, "dimensions", json_integer(model->width));
+    if (json && model->state == CABE_SERVICE_READY)
+        json_object_set_new(json, "settings", cabe_knobs_json(&model->knobs));
     if (json && model->failed[0])
         json_object_set_new(json, "failed", cabe_json_text(model->failed, strlen(model->failed)));
     return json;

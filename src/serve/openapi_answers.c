@@ -57,7 +57,8 @@ const struct openapi_schema openapi_answer_schemas[] = {
                      "\"id\":" TEXT ",\"object\":" CONST("model") ",\"created\":" WHOLE ",\"owned_by\":" CONST("cabe")
                      ",\"capabilities\":" ARRAY(ENUM("\"generate\",\"embed\"")) ",\"state\":" ENUM(
                          "\"absent\",\"loading\",\"ready\",\"unloading\"") ",\"pinned\":" FLAG ",\"bytes\":" WHOLE
-                     ",\"file_bytes\":" WHOLE ",\"dimensions\":" WHOLE ",\"context\":" WHOLE)},
+                     ",\"file_bytes\":" WHOLE ",\"dimensions\":" WHOLE ",\"max_model_len\":" WHOLE
+                     ",\"settings\":{\"type\":\"object\"},\"failed\":" TEXT)},
     {"Models", OBJECT("\"object\",\"data\"", "\"object\":" CONST("list") ",\"data\":" ARRAY(REF("Model")))},
     {"ModelChange", OBJECT("\"model\"", "\"model\":" TEXT ",\"state\":" ENUM("\"ready\",\"absent\"") ",\"pinned\":" FLAG)},
     {"OllamaChatAnswer",

@@ -71,6 +71,14 @@ static void reply_state(struct cabe_http_exchange *exchange, const char *name, c
     cabe_reply_json(exchange, 200, json);
 }
 
+static void refuse_model(struct cabe_http_exchange *exchange, const struct cabe_error *err)
+{
+    if (err->status == CABE_ERR_NOT_FOUND)
+        cabe_reply_error(exchange, 404, "model_not_found", "model", "%s", err->text);
+    else
+        cabe_reply_status(exchange, err, NULL);
+}
+
 static void on_loaded(void *self, enum cabe_status status, const struct cabe_error *err)
 {
     struct loading *loading = (struct loading *)self;
@@ -78,7 +86,7 @@ static void on_loaded(void *self, enum cabe_status status, const struct cabe_err
     if (status == CABE_OK)
         reply_state(loading->exchange, loading->name, "ready", 0);
     else
-        cabe_reply_status(loading->exchange, err, NULL);
+        refuse_model(loading->exchange, err);
     cabe_http_release(loading->exchange);
     cabe_free(loading->name);
     cabe_free(loading);
@@ -101,7 +109,7 @@ static void load(struct cabe_server *server, struct cabe_http_exchange *exchange
     cabe_http_hold(exchange);
     if (cabe_service_load(server->service, name, on_loaded, loading, &err) == CABE_OK)
         return;
-    cabe_reply_status(exchange, &err, NULL);
+    refuse_model(exchange, &err);
     cabe_http_release(exchange);
     cabe_free(loading->name);
     cabe_free(loading);
@@ -124,7 +132,7 @@ static void unload(struct cabe_server *server, struct cabe_http_exchange *exchan
     else if (status == CABE_ERR_BUSY)
         cabe_reply_error(exchange, 409, "model_in_use", "model", "%s", err.text);
     else
-        cabe_reply_status(exchange, &err, NULL);
+        refuse_model(exchange, &err);
     cabe_free(model);
 }
 
@@ -135,7 +143,7 @@ static void pin(struct cabe_server *server, struct cabe_http_exchange *exchange,
     if (cabe_service_pin(server->service, name, pinned, &err) == CABE_OK)
         cabe_reply_json(exchange, 200, json_pack("{s:o,s:b}", "model", cabe_json_text(name, strlen(name)), "pinned", pinned));
     else
-        cabe_reply_status(exchange, &err, NULL);
+        refuse_model(exchange, &err);
 }
 
 /* POST /v1/models/NAME/load and the like; a name may have slashes. On a worker: unloading may wait a moment. */

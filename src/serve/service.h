@@ -27,6 +27,7 @@
 #include "base/class.h"
 #include "cabe/embed.h"
 #include "cabe/status.h"
+#include "fit/plan.h"
 #include "runtime/engine.h"
 #include "runtime/kv.h"
 #include "runtime/monitor.h"
@@ -79,6 +80,7 @@ struct cabe_service_model {
     uint64_t file_bytes, n_parameters;
     int64_t modified_s;                /* Unix time of the file */
     uint64_t bytes, peak_bytes;        /* planned, host; 0: not planned yet */
+    struct cabe_knobs knobs;           /* of the last plan */
     int64_t context, width;            /* tokens of a sequence; of an embedding. 0: not known yet */
     int64_t context_most;              /* that the model was made for; 0: not known yet */
     int32_t n_seqs;

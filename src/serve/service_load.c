@@ -200,6 +200,7 @@ static void learn(struct cabe_loaded *l, const struct cabe_plan *plan)
     view->n_seqs = l->generator ? (int32_t)plan->knobs.value[CABE_KNOB_SEQUENCES] : 1;
     view->bytes = l->bytes.resident[CABE_HOST];
     view->peak_bytes = l->bytes.peak[CABE_HOST];
+    view->knobs = plan->knobs;
     cabe_model_learn_file(view, e->path);
     pthread_mutex_unlock(&l->service->lock);
 }

@@ -122,10 +122,11 @@ status 200 -X POST "$url/v1/models/embed/load"
 body '.state == "ready"'
 status 200 -X POST "$url/v1/models/embed/pin"
 status 200 "$url/v1/models/embed"
-body '.pinned and .state == "ready" and .bytes > 0'
+body '.pinned and .state == "ready" and .bytes > 0 and .settings.dtype != "" and .settings.batch_tokens > 0'
 status 200 -X POST "$url/v1/models/embed/unpin"
 status 200 -X POST "$url/v1/models/embed/unload"
 status 404 -X POST "$url/v1/models/none/load"
+body '.error.code == "model_not_found"'
 status 404 -X POST "$url/v1/models/embed/dance"
 status 200 "$url/v1/state"
 body '.tier != "" and .recommendation and .workers.all > 0 and .slots.all > 0 and (.memory.devices[0].purposes.process > 0)
