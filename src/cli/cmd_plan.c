@@ -95,6 +95,8 @@ static int show(const struct wanted *w, const struct cabe_plan *plan)
     if (answer > 0)
         printf("\n  predicted: prompt %.0f tokens/s, answer %.1f tokens/s behind %d tokens\n", prompt, answer,
                CABE_GENERATOR_TYPICAL);
+    else if (plan->fits && plan->knobs.value[CABE_KNOB_STREAM] > 0)
+        puts("\n  predicted: not known for layers from disk; 'cabe machine --measure' finds how fast it is");
     return 0;
 }
 
