@@ -265,27 +265,42 @@ static enum cabe_status turn(struct chat *c, const char *prompt, size_t n, struc
 
 /* ---- conversation on a terminal ---- */
 
-static volatile sig_atomic_t interrupted;
-
 static void on_interrupt(int number)
 {
     (void)number;
-    interrupted = 1;
     atomic_store_explicit(&cli_cancel.wanted, 1, memory_order_relaxed);
 }
 
-/* Of what is typed; to be freed with free(). Ctrl-C drops a line and asks for another. NULL: the end. */
+/*
+ * While a line is typed Ctrl-C is a key like others, and drops what was typed: of a signal the library may see nothing, or
+ * the end. It looks at the terminal anew before each line. An answer is stopped by the signal.
+ */
+static int no_signals(void)
+{
+    static char words[] = "setty -d -isig";
+
+    return rl_parse_and_bind(words);
+}
+
+static void prepare_editing(void)
+{
+    static char words[] = "bind ^C em-kill-line";
+
+    rl_initialize();
+    rl_parse_and_bind(words);
+    rl_pre_input_hook = no_signals;
+    using_history();
+    stifle_history(HISTORY_LINES);
+}
+
+/* What is typed; to be freed with free(). NULL: the end. */
 static char *read_line(struct chat *c)
 {
     uint64_t begin_ns = cabe_clock_ns();
-    char *line;
+    char *line = readline("> ");
 
-    do {
-        interrupted = 0;
-        line = readline("> ");
-        if (!line)
-            fputc('\n', stderr);
-    } while (!line && interrupted);
+    if (!line)
+        fputc('\n', stderr);
     c->waited_ns += cabe_clock_ns() - begin_ns;
     return line;
 }
@@ -298,8 +313,7 @@ static enum cabe_status converse(struct chat *c, struct cabe_error *err)
     char *line;
 
     sigaction(SIGINT, &action, NULL); /* stops an answer, not the program */
-    using_history();
-    stifle_history(HISTORY_LINES);
+    prepare_editing();
     if (cabe_home_file(path, CABE_HOME_CACHE, "history", NULL) == CABE_OK)
         read_history(path);
     fprintf(stderr, "%s: an empty line or Ctrl-D ends, Ctrl-C stops an answer or drops a line\n", c->model);
