@@ -181,7 +181,6 @@ static enum cabe_status acquire(struct cabe_service_entry *e, struct cabe_pool_u
     return status;
 }
 
-/* Whatever pins it. */
 uint64_t cabe_host_alive_ns(const struct cabe_service_entry *e)
 {
     uint64_t node_ns = atomic_load_explicit(&e->step_cancel.alive_ns, memory_order_relaxed);
@@ -189,6 +188,7 @@ uint64_t cabe_host_alive_ns(const struct cabe_service_entry *e)
     return node_ns > e->step_ns ? node_ns : e->step_ns;
 }
 
+/* Whatever pins it. */
 static void unload(struct cabe_service_entry *e, int is_pinned)
 {
     struct cabe_pool *pool = e->service->pool;
