@@ -167,7 +167,7 @@ static struct cabe_jobs *open_jobs(void)
 
 /* ---- kinds ---- */
 
-static atomic_int is_held, n_inside, most_inside;
+static atomic_int is_held, n_begun, n_inside, most_inside;
 
 static enum cabe_status run_quick(struct cabe_server *s, struct cabe_job *job, const json_t *wish, struct cabe_error *err)
 {
@@ -191,10 +191,22 @@ static enum cabe_status run_held(struct cabe_server *s, struct cabe_job *job, co
     (void)s;
     (void)wish;
     cabe_job_part(job, "read", json_pack("{s:i}", "begun", 1));
+    atomic_fetch_add(&n_begun, 1);
     while (atomic_load(&is_held) && !cabe_cancelled(cabe_job_cancel(job)))
         usleep(1000);
     if (cabe_cancelled(cabe_job_cancel(job)))
         return cabe_fail(err, CABE_ERR_CANCELLED, "stopped on request");
+    return CABE_OK;
+}
+
+static enum cabe_status run_slow(struct cabe_server *s, struct cabe_job *job, const json_t *wish, struct cabe_error *err)
+{
+    (void)s;
+    (void)wish;
+    (void)err;
+    while (atomic_load(&is_held))
+        usleep(1000);
+    cabe_job_part(job, "read", json_pack("{s:i}", "begun", 1));
     return CABE_OK;
 }
 
@@ -209,6 +221,7 @@ static enum cabe_status run_failing(struct cabe_server *s, struct cabe_job *job,
 
 static const struct cabe_job_kind quick = {"quick", 1, CABE_CLASS_LOW, run_quick};
 static const struct cabe_job_kind held = {"held", 1, CABE_CLASS_NORMAL, run_held};
+static const struct cabe_job_kind slow = {"slow", 0, CABE_CLASS_NORMAL, run_slow};
 static const struct cabe_job_kind failing = {"failing", 0, CABE_CLASS_NORMAL, run_failing};
 
 static void start(const struct cabe_job_kind *kind, char *id)
@@ -254,6 +267,18 @@ static void is_state(const char *id, const char *state)
         usleep(1000);
     }
     fail_msg("%s never was %s", id, state);
+}
+
+/* Running, and its part stored: what fails from now on meets its end only. */
+static void start_held(char *id)
+{
+    int n_before = atomic_load(&n_begun);
+
+    atomic_store(&is_held, 1);
+    start(&held, id);
+    for (int i = 0; i < 30000 && atomic_load(&n_begun) == n_before; i++)
+        usleep(1000);
+    assert_true(atomic_load(&n_begun) > n_before);
 }
 
 static void wait_end(struct cabe_http_exchange *x)
@@ -493,12 +518,10 @@ static void test_a_restart_loses_nothing(void **state)
     assert_int_equal(pipe(to_parent), 0);
     child = fork();
     if (child == 0) { /* a server that is killed while a job runs */
-        atomic_store(&is_held, 1);
         open_jobs();
         start(&quick, first);
         is_state(first, "done");
-        start(&held, second);
-        is_state(second, "running");
+        start_held(second);
         if (write(to_parent[1], first, sizeof first) < 0 || write(to_parent[1], second, sizeof second) < 0)
             _exit(1);
         pause();
@@ -742,9 +765,7 @@ static void test_a_job_whose_result_cannot_be_kept(void **state)
     new_path();
     open_jobs();
     failing_code = SQLITE_FULL;
-    atomic_store(&is_held, 1);
-    start(&held, id);
-    is_state(id, "running");
+    start_held(id);
     atomic_store(&writes_left, 0);
     assert_int_equal(cabe_jobs_start(server.jobs, &quick, json_pack("{}"), CABE_CLASS_LOW, (char[CABE_JOB_ID_MAX]){0}, &err),
                      CABE_ERR_NO_SPACE);
@@ -761,6 +782,31 @@ static void test_a_job_whose_result_cannot_be_kept(void **state)
     cabe_jobs_close(server.jobs);
     open_jobs();
     is_state(id, "done");
+    cabe_jobs_close(server.jobs);
+}
+
+static void test_a_part_that_cannot_be_kept(void **state)
+{
+    char id[CABE_JOB_ID_MAX];
+    json_t *json;
+
+    (void)state;
+    new_path();
+    open_jobs();
+    failing_code = SQLITE_FULL;
+    atomic_store(&is_held, 1);
+    start(&slow, id);
+    is_state(id, "running");
+    atomic_store(&writes_left, 0);
+    atomic_store(&is_held, 0);
+    is_state(id, "failed"); /* a result with a hole in it is none */
+    json = ask(CABE_HTTP_GET, id, "", 200);
+    assert_non_null(strstr(json_string_value(json_object_get(json_object_get(json, "error"), "message")), path));
+    json_decref(json);
+    atomic_store(&writes_left, -1);
+    cabe_jobs_close(server.jobs);
+    open_jobs();
+    is_state(id, "failed");
     cabe_jobs_close(server.jobs);
 }
 
@@ -843,6 +889,13 @@ static void test_without_memory(void **state)
     cabe_jobs_close(server.jobs);
 }
 
+static int let_write(void **state) /* whatever became of the test */
+{
+    (void)state;
+    atomic_store(&writes_left, -1);
+    return 0;
+}
+
 static int make_folder(void **state)
 {
     (void)state;
@@ -872,8 +925,9 @@ int main(void)
         cmocka_unit_test(test_cancel_and_slots),
         cmocka_unit_test(test_who_asked_leaves),
         cmocka_unit_test(test_list),
-        cmocka_unit_test(test_a_disk_that_fails),
-        cmocka_unit_test(test_a_job_whose_result_cannot_be_kept),
+        cmocka_unit_test_teardown(test_a_disk_that_fails, let_write),
+        cmocka_unit_test_teardown(test_a_job_whose_result_cannot_be_kept, let_write),
+        cmocka_unit_test_teardown(test_a_part_that_cannot_be_kept, let_write),
         cmocka_unit_test(test_stores_that_do_not_open),
         cmocka_unit_test(test_old_ones_go),
         cmocka_unit_test(test_without_memory),
