@@ -327,7 +327,7 @@ static void start_job(struct cabe_server *server, struct cabe_http_exchange *exc
     start.wish = wish_json(upload);
     if (!start.wish) {
         drop_upload(upload);
-        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the job");
+        cabe_reply_no_memory(exchange, "the job");
         return;
     }
     if (cabe_jobs_begin(server->jobs, &start, id, &err) != CABE_OK) {
@@ -349,7 +349,7 @@ static void analyze_now(struct cabe_server *server, struct cabe_http_exchange *e
 
     (void)tail;
     if (!upload) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the upload");
+        cabe_reply_no_memory(exchange, "the upload");
         return;
     }
     snprintf(upload->model, sizeof upload->model, DEFAULT_MODEL);

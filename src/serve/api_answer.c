@@ -110,7 +110,7 @@ static void fail_memory(struct api_answer *answer)
 {
     struct api_fault fault = {0};
 
-    api_refuse(&fault, 500, "oom", NULL, "out of memory");
+    api_refuse_memory(&fault);
     fail(answer, &fault, NULL, NULL);
 }
 

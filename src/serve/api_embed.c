@@ -33,7 +33,7 @@ static void read_input(struct api_embed *embed, const json_t *input, const char 
     }
     embed->texts = (struct cabe_text *)cabe_calloc(n ? n : 1, sizeof *embed->texts);
     if (!embed->texts) {
-        api_refuse(fault, 500, "oom", NULL, "out of memory");
+        api_refuse_memory(fault);
         return;
     }
     for (size_t i = 0; i < n; i++) {

@@ -23,27 +23,19 @@ void api_refuse(struct api_fault *fault, int status, const char *code, const cha
     fault->text[cabe_utf8_cut(fault->text, sizeof fault->text - 1)] = '\0';
 }
 
+void api_refuse_memory(struct api_fault *fault)
+{
+    api_refuse(fault, 503, "out_of_memory", NULL, "out of memory");
+}
+
 void api_fault_of(struct api_fault *fault, const struct cabe_error *err)
 {
-    static const struct {
-        enum cabe_status status;
-        int http;
-        const char *code;
-    } known[] = {
-        {CABE_ERR_NOT_FOUND, 404, "model_not_found"},     {CABE_ERR_ARGUMENT, 400, "invalid_value"},
-        {CABE_ERR_FORMAT, 400, "invalid_value"},          {CABE_ERR_UNSUPPORTED, 400, "unsupported"},
-        {CABE_ERR_LIMIT, 429, "rate_limit_exceeded"},     {CABE_ERR_BUSY, 503, "overloaded"},
-        {CABE_ERR_BUDGET, 507, "memory_budget_exceeded"}, {CABE_ERR_CANCELLED, 499, "cancelled"},
-        {CABE_ERR_NO_SPACE, 507, "no_space"},             {CABE_ERR_PERMISSION, 403, "permission_denied"},
-    };
-    size_t i = 0;
+    const char *code;
+    int status = cabe_reply_code(err->status, &code);
 
-    while (i < sizeof known / sizeof known[0] && known[i].status != err->status)
-        i++;
-    if (i < sizeof known / sizeof known[0])
-        api_refuse(fault, known[i].http, known[i].code, NULL, "%s", err->text);
-    else
-        api_refuse(fault, 500, cabe_status_name(err->status), NULL, "%s", err->text);
+    if (err->status == CABE_ERR_NOT_FOUND)
+        code = "model_not_found";
+    api_refuse(fault, status, code, NULL, "%s", err->text);
 }
 
 const char *api_error_type(int status)

@@ -46,12 +46,7 @@ static void sink_refuse(void *self, const struct api_fault *fault, const struct 
     if (err && (refusal->retry_after_s > 0 || refusal->overloaded)) {
         cabe_reply_status(exchange, err, refusal);
     } else {
-        if (fault->status == 429 || fault->status == 503) {
-            cabe_http_set(exchange, "retry-after", "1");
-            cabe_http_set(exchange, "retry-after-ms", "1000");
-        }
-        cabe_reply_error(exchange, fault->status, fault->code, fault->param[0] ? fault->param : NULL, "%s",
-                         fault->text);
+        api_reply_fault(exchange, fault);
     }
 }
 
@@ -89,7 +84,7 @@ void api_serve_request(struct cabe_server *server, struct cabe_http_exchange *ex
 
     if (!answer) {
         api_request_clear(request);
-        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
+        cabe_reply_no_memory(exchange, "the answer");
         return;
     }
     api_answer_hold(answer); /* for gone(), until the sink is released */
@@ -175,10 +170,14 @@ static void reply_embedding(struct embedding *e, enum cabe_status status, const 
         api_put_embeddings(&e->embed, rows, width, n_tokens, &out, &fault);
     else if (status == CABE_ERR_CANCELLED)
         api_refuse(&fault, 503, "cancelled", NULL, "the server ended this request");
+    else if (status == CABE_ERR_LIMIT && err)
+        api_refuse(&fault, 503, "timeout", NULL, "%s", err->text);
     else if (err)
         api_fault_of(&fault, err);
-    if (out.failed || (status != CABE_OK && !fault.status))
-        api_refuse(&fault, 500, "internal", NULL, "no embeddings");
+    if (out.failed)
+        api_refuse_memory(&fault);
+    else if (status != CABE_OK)
+        api_refuse(&fault, 500, "internal", NULL, "no embeddings"); /* unless it is said above why */
     if (fault.status)
         api_reply_fault(e->exchange, &fault);
     else
@@ -229,7 +228,7 @@ static void ask_embedding(struct cabe_server *server, struct cabe_http_exchange 
 
     if (!e) {
         api_embed_clear(embed);
-        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
+        cabe_reply_no_memory(exchange, "the answer");
         return;
     }
     if (e->embed.form != API_EMBED_OPENAI)

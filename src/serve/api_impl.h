@@ -56,7 +56,8 @@ struct api_fault {
 /* The first one stays. `param` may be NULL. */
 void api_refuse(struct api_fault *fault, int status, const char *code, const char *param, const char *format, ...)
     CABE_PRINTF(5, 6);
-/* What a status means over HTTP. */
+void api_refuse_memory(struct api_fault *fault); /* 503, as cabe_reply_no_memory() */
+/* What the status of work for a model means over HTTP. */
 void api_fault_of(struct api_fault *fault, const struct cabe_error *err);
 /* OpenAI's type of an HTTP status: "invalid_request_error"... */
 const char *api_error_type(int status);

@@ -14,7 +14,7 @@ void api_check_memory(struct api_fault *fault, uint64_t n_refused)
     if (cabe_memory_refused() == n_refused)
         return;
     *fault = (struct api_fault){0};
-    api_refuse(fault, 500, "oom", NULL, "out of memory");
+    api_refuse_memory(fault);
 }
 
 void api_request_init(struct api_request *request, json_t *body)
@@ -59,7 +59,7 @@ static void read_bias(struct api_request *request, const struct api_object *obje
     }
     request->bias = (struct cabe_logit_bias *)cabe_calloc(json_object_size(map), sizeof *request->bias);
     if (!request->bias) {
-        api_refuse(object->fault, 500, "oom", NULL, "out of memory");
+        api_refuse_memory(object->fault);
         return;
     }
     json_object_foreach((json_t *)(uintptr_t)map, key, value) {
@@ -178,7 +178,7 @@ json_t *api_read_content(const json_t *content, const char *name, struct api_fau
     }
     joined = fault->status ? NULL : json_stringn(text.bytes ? text.bytes : "", text.n);
     if (!fault->status && (text.failed || !joined))
-        api_refuse(fault, 500, "oom", NULL, "out of memory");
+        api_refuse_memory(fault);
     if (fault->status) {
         json_decref(joined);
         joined = NULL;
@@ -241,7 +241,7 @@ static json_t *read_message(const json_t *message, const char *name, struct api_
     out = json_copy((json_t *)(uintptr_t)message);
     if (!out) {
         json_decref(content);
-        api_refuse(fault, 500, "oom", NULL, "out of memory");
+        api_refuse_memory(fault);
         return NULL;
     }
     json_object_set_new(out, "content", content);
@@ -309,7 +309,7 @@ void api_read_messages(struct api_request *request, const json_t *messages, cons
             return;
         number_calls(read, &numbering);
         if (json_array_append_new(request->messages, read) != 0) {
-            api_refuse(fault, 500, "oom", NULL, "out of memory");
+            api_refuse_memory(fault);
             return;
         }
     }

@@ -279,7 +279,7 @@ static void get_events(struct cabe_server *server, struct cabe_http_exchange *ex
 
     (void)tail;
     if (!listener) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for a listener");
+        cabe_reply_no_memory(exchange, "a listener");
         return;
     }
     if (types && snprintf(listener->types, sizeof listener->types, ",%s,", types) >= (int)sizeof listener->types) {

@@ -113,6 +113,7 @@ int cabe_http_is_upgrade(const struct cabe_http_exchange *exchange);
 
 /* Adds a header to the answer, before reply() or begin(). Copied; a value with control characters is left out. */
 void cabe_http_set(struct cabe_http_exchange *exchange, const char *name, const char *value);
+int cabe_http_is_set(const struct cabe_http_exchange *exchange, const char *name);
 /* The whole answer; the body is copied. `type` may be NULL without a body. HEAD sends the header alone. */
 void cabe_http_reply(struct cabe_http_exchange *exchange, int status, const char *type, const void *body, size_t n);
 /* The beginning of a stream: chunked; an event stream gets the headers that keep proxies from buffering it. */

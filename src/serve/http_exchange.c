@@ -306,6 +306,23 @@ void cabe_http_set(struct cabe_http_exchange *e, const char *name, const char *v
     pthread_mutex_unlock(&e->lock);
 }
 
+int cabe_http_is_set(const struct cabe_http_exchange *exchange, const char *name)
+{
+    struct cabe_http_exchange *e = (struct cabe_http_exchange *)(uintptr_t)exchange;
+    size_t n = strlen(name), at = 0;
+    int found = 0;
+
+    pthread_mutex_lock(&e->lock);
+    while (at < e->extra.n && !found) { /* each is a line with its end */
+        const char *line = (const char *)e->extra.data + at, *end = memchr(line, '\n', e->extra.n - at);
+
+        found = e->extra.n - at > n && strncasecmp(line, name, n) == 0 && line[n] == ':';
+        at += end ? (size_t)(end - line) + 1 : e->extra.n - at;
+    }
+    pthread_mutex_unlock(&e->lock);
+    return found;
+}
+
 /* What follows the header fields of the handler. */
 enum ending { WHOLE, CHUNKED, UNTIL_CLOSE, WEBSOCKET, NO_BODY };
 

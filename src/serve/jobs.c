@@ -392,7 +392,7 @@ void cabe_job_follow(struct cabe_job *job, struct cabe_http_exchange *exchange, 
     char *state;
 
     if (!follower) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for a listener");
+        cabe_reply_no_memory(exchange, "a listener");
         return;
     }
     pthread_mutex_lock(&job->lock); /* nothing new is told while the old is told again */

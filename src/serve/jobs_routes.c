@@ -87,7 +87,7 @@ static void list_now(struct cabe_server *server, struct cabe_http_exchange *exch
     }
     records = cabe_calloc((size_t)n_max + CABE_JOBS_UNSTORED_MAX + 1, sizeof *records);
     if (!records) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the list");
+        cabe_reply_no_memory(exchange, "the list of jobs");
         return;
     }
     if (!before)
@@ -182,7 +182,6 @@ static void reply_result(struct errand *errand, struct cabe_jobs_store *store, c
 
     json_decref(json);
     if (!cabe_http_charge_more(errand->exchange, r.room)) {
-        cabe_http_set(errand->exchange, "retry-after", "1");
         cabe_reply_error(errand->exchange, 503, "overloaded", NULL, "no memory for a result of %zu bytes now", r.room);
         cabe_free(head);
         return;

@@ -36,7 +36,7 @@ void cabe_handle_later(struct cabe_server *server, struct cabe_http_exchange *ex
     struct later *later = (struct later *)cabe_malloc(sizeof *later + n);
 
     if (!later) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
+        cabe_reply_no_memory(exchange, "a request for a worker");
         return;
     }
     *later = (struct later){.server = server, .exchange = exchange, .handler = handler};
@@ -44,7 +44,6 @@ void cabe_handle_later(struct cabe_server *server, struct cabe_http_exchange *ex
     cabe_http_hold(exchange);
     if (cabe_server_later_or(server, run_later, expire_later, later) == CABE_OK)
         return;
-    cabe_http_set(exchange, "Retry-After", "1");
     cabe_reply_error(exchange, 503, "overloaded", NULL, "all workers are busy, and as many requests wait as may");
     cabe_http_release(exchange);
     cabe_free(later);

@@ -283,7 +283,7 @@ static void metrics_now(struct cabe_server *server, struct cabe_http_exchange *e
     if (text)
         cabe_http_reply(exchange, 200, "text/plain; version=0.0.4; charset=utf-8", text, n);
     else
-        cabe_reply_error(exchange, 500, "oom", NULL, "no memory for the metrics");
+        cabe_reply_no_memory(exchange, "the metrics");
     cabe_free(text);
 }
 

@@ -205,7 +205,7 @@ static void show_now(struct cabe_server *server, struct cabe_http_exchange *exch
     name = api_ollama_model(body, &fault);
     model = (struct cabe_service_model *)cabe_calloc(1, sizeof *model);
     if (!model)
-        api_refuse(&fault, 500, "oom", NULL, "out of memory");
+        api_refuse_memory(&fault);
     if (!fault.status && cabe_service_model(server->service, api_ollama_name(server, name, buffer), model, &err) != CABE_OK)
         api_fault_of(&fault, &err);
     if (fault.status) {
@@ -285,7 +285,7 @@ static void load(struct cabe_server *server, struct cabe_http_exchange *exchange
         loading->model = cabe_strdup(request->model);
     if (!loading || !loading->model) {
         cabe_free(loading);
-        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
+        cabe_reply_no_memory(exchange, "loading a model");
         return;
     }
     loading->exchange = exchange;

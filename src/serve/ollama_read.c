@@ -175,5 +175,5 @@ void api_read_ollama_generate(struct api_request *request, struct api_fault *fau
                               json_pack("{s:s,s:s%}", "role", "system", "content", system, n_system));
     json_array_append_new(request->messages, json_pack("{s:s,s:s%}", "role", "user", "content", prompt, n));
     if (json_array_size(request->messages) != (size_t)(n_system > 0) + 1)
-        api_refuse(fault, 500, "oom", NULL, "out of memory");
+        api_refuse_memory(fault);
 }

@@ -17,7 +17,7 @@ struct cabe_service_model *api_models(struct cabe_server *server, struct cabe_ht
     n_max = n_max < MODELS_MAX ? n_max + 8 : MODELS_MAX;
     models = (struct cabe_service_model *)cabe_calloc(n_max, sizeof *models);
     if (!models) {
-        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
+        cabe_reply_no_memory(exchange, "the list of models");
         return NULL;
     }
     *n = cabe_service_models(server->service, models, n_max);
@@ -71,7 +71,7 @@ static void show_model(struct cabe_server *server, struct cabe_http_exchange *ex
     struct cabe_error err = {0};
 
     if (!model)
-        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
+        cabe_reply_no_memory(exchange, "a model");
     else if (cabe_service_model(server->service, tail, model, &err) != CABE_OK)
         cabe_reply_error(exchange, err.status == CABE_ERR_NOT_FOUND ? 404 : 500, "model_not_found", "model", "%s",
                          err.text);

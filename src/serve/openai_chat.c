@@ -101,7 +101,7 @@ static int take_ids(struct api_request *request, const json_t *ids, const char *
 
     out = (int32_t *)cabe_calloc(n, sizeof *out);
     if (!out) {
-        api_refuse(fault, 500, "oom", NULL, "out of memory");
+        api_refuse_memory(fault);
         return 0;
     }
     request->ids[request->n_prompts] = out;

@@ -102,7 +102,7 @@ static void load(struct cabe_server *server, struct cabe_http_exchange *exchange
         loading->name = cabe_strdup(name);
     if (!loading || !loading->name) {
         cabe_free(loading);
-        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
+        cabe_reply_no_memory(exchange, "loading a model");
         return;
     }
     loading->exchange = exchange;
@@ -200,7 +200,7 @@ static void reply_tokens(struct cabe_http_exchange *exchange, struct api_text *o
 {
     api_puts(out, "}");
     if (out->failed)
-        cabe_reply_error(exchange, 500, "oom", NULL, "out of memory");
+        cabe_reply_no_memory(exchange, "the answer");
     else
         cabe_http_reply(exchange, 200, "application/json", out->bytes, out->n);
     api_text_clear(out);
@@ -263,7 +263,7 @@ static int32_t *read_tokens(const json_t *body, size_t *n, struct api_fault *fau
     *n = json_array_size(list);
     ids = (int32_t *)cabe_calloc(*n ? *n : 1, sizeof *ids);
     if (!ids)
-        api_refuse(fault, 500, "oom", NULL, "out of memory");
+        api_refuse_memory(fault);
     json_array_foreach(list, i, id) {
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX)
             api_refuse(fault, 400, "invalid_value", "tokens", "tokens[%zu]: wanted a token id", i);

@@ -17,13 +17,20 @@
 #define MESSAGE_BYTES 1024
 #define PARSE_ROOM_BYTES 65536
 #define JSON_TYPE "application/json"
+#define RETRY_S 1 /* of a 503 that does not know better */
 
+/* There was none for the answer either: it is written without. */
 static void reply_no_memory(struct cabe_http_exchange *exchange)
 {
-    static const char body[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"server_error\",\"param\":null,"
+    static const char body[] = "{\"error\":{\"message\":\"out of memory\",\"type\":\"overloaded_error\",\"param\":null,"
                                "\"code\":\"out_of_memory\"}}";
+    static const char of_ollama[] = "{\"error\":\"out of memory\"}";
+    int is_ollama = cabe_route_is_ollama(cabe_http_path(exchange));
 
-    cabe_http_reply(exchange, 500, JSON_TYPE, body, sizeof body - 1);
+    if (!cabe_http_is_set(exchange, "retry-after"))
+        cabe_reply_retry_after(exchange, RETRY_S);
+    cabe_http_reply(exchange, 503, JSON_TYPE, is_ollama ? of_ollama : body,
+                    is_ollama ? sizeof of_ollama - 1 : sizeof body - 1);
 }
 
 void cabe_reply_json(struct cabe_http_exchange *exchange, int status, json_t *json)
@@ -49,6 +56,8 @@ static void reply_error_text(struct cabe_http_exchange *exchange, int status, co
 {
     json_t *text = cabe_json_text(message, strlen(message));
 
+    if (status == 503 && !cabe_http_is_set(exchange, "retry-after"))
+        cabe_reply_retry_after(exchange, RETRY_S);
     if (cabe_route_is_ollama(cabe_http_path(exchange)))
         cabe_reply_json(exchange, status, json_pack("{s:o}", "error", text));
     else
@@ -69,26 +78,10 @@ void cabe_reply_error(struct cabe_http_exchange *exchange, int status, const cha
     reply_error_text(exchange, status, code, param, message);
 }
 
-static const struct {
-    int status;
-    const char *code;
-} answers[] = {
-    [CABE_OK] = {500, "internal"},
-    [CABE_ERR_INTERNAL] = {500, "internal"},
-    [CABE_ERR_ARGUMENT] = {400, "invalid_value"},
-    [CABE_ERR_NOT_FOUND] = {404, "not_found"},
-    [CABE_ERR_FORMAT] = {400, "invalid_format"},
-    [CABE_ERR_UNSUPPORTED] = {400, "unsupported"},
-    [CABE_ERR_BUDGET] = {507, "insufficient_memory"},
-    [CABE_ERR_OOM] = {503, "out_of_memory"},
-    [CABE_ERR_IO] = {500, "io"},
-    [CABE_ERR_NO_SPACE] = {507, "no_space"},
-    [CABE_ERR_PERMISSION] = {500, "permission"},
-    [CABE_ERR_CHANGED] = {500, "file_changed"},
-    [CABE_ERR_LIMIT] = {429, "rate_limit_exceeded"},
-    [CABE_ERR_BUSY] = {503, "overloaded"},
-    [CABE_ERR_CANCELLED] = {499, "cancelled"},
-};
+void cabe_reply_no_memory(struct cabe_http_exchange *exchange, const char *what)
+{
+    cabe_reply_error(exchange, 503, "out_of_memory", NULL, "out of memory: %s", what);
+}
 
 /* Whole seconds for proxies, milliseconds for clients that know them. */
 void cabe_reply_retry_after(struct cabe_http_exchange *exchange, double seconds)
@@ -104,24 +97,22 @@ void cabe_reply_retry_after(struct cabe_http_exchange *exchange, double seconds)
 void cabe_reply_status(struct cabe_http_exchange *exchange, const struct cabe_error *err,
                        const struct cabe_service_refusal *refusal)
 {
-    enum cabe_status why = (unsigned)err->status < sizeof answers / sizeof answers[0] ? err->status : CABE_ERR_INTERNAL;
-    int status = answers[why].status;
-    const char *code = answers[why].code;
+    const char *code;
+    int status = cabe_reply_code(err->status, &code);
 
-    if (refusal && (why == CABE_ERR_LIMIT || why == CABE_ERR_BUSY)) {
+    if (refusal && (err->status == CABE_ERR_LIMIT || err->status == CABE_ERR_BUSY)) {
         status = refusal->overloaded ? 503 : 429;
         code = refusal->overloaded ? "overloaded" : "rate_limit_exceeded";
         if (refusal->retry_after_s > 0)
             cabe_reply_retry_after(exchange, refusal->retry_after_s);
-    } else if (status == 429 || status == 503) {
-        cabe_reply_retry_after(exchange, 1);
+    } else if (status == 429) {
+        cabe_reply_retry_after(exchange, RETRY_S);
     }
     reply_error_text(exchange, status, code, NULL, err->text);
 }
 
 void cabe_reply_no_worker(struct cabe_server *server, struct cabe_http_exchange *exchange)
 {
-    cabe_reply_retry_after(exchange, 1);
     cabe_reply_error(exchange, 503, "overloaded", NULL, "no worker of %lld was free within %g s",
                      (long long)server->config->workers, server->config->worker_wait);
 }
@@ -198,7 +189,6 @@ json_t *cabe_request_json(struct cabe_http_exchange *exchange)
         return NULL;
     }
     if (!cabe_http_charge_more(exchange, bytes)) {
-        cabe_reply_retry_after(exchange, 1);
         cabe_reply_error(exchange, 503, "overloaded", NULL, "no memory for the body's %lld values now", (long long)values);
         return NULL;
     }

@@ -110,7 +110,6 @@ static int can_serve(struct cabe_server *s, struct cabe_http_exchange *exchange,
     if (route->flags & CABE_ROUTE_EARLY)
         return 1;
     if (!cabe_server_up(s)) {
-        cabe_reply_retry_after(exchange, 1);
         cabe_reply_error(exchange, 503, "starting", NULL, "the server has just been started; /ready says when it is");
         return 0;
     }

@@ -72,14 +72,19 @@ int cabe_server_ready(struct cabe_server *server, char *why, size_t n);
 
 /* ---- help for handlers (reply.c) ---- */
 
-/* Answers with JSON and takes the reference; NULL: 500, out of memory. */
+/* Answers with JSON and takes the reference; NULL: cabe_reply_no_memory(). */
 void cabe_reply_json(struct cabe_http_exchange *exchange, int status, json_t *json);
 /*
  * Answers with an error object in the route's form: OpenAI's {"error": {message, type, param, code}} or Ollama's
- * {"error": message}. `param` and `code` may be NULL.
+ * {"error": message}. `param` and `code` may be NULL. Every 503 has a Retry-After: of one second, unless the caller has set
+ * another before.
  */
 void cabe_reply_error(struct cabe_http_exchange *exchange, int status, const char *code, const char *param,
                       const char *format, ...) CABE_PRINTF(5, 6);
+/* No memory now, as it may be there a moment later: 503 with "out_of_memory"; `what` it was for. */
+void cabe_reply_no_memory(struct cabe_http_exchange *exchange, const char *what);
+/* What a status is over HTTP, and its code. */
+int cabe_reply_code(enum cabe_status why, const char **code);
 /* The HTTP status and code of a cabe status: NOT_FOUND 404, ARGUMENT and FORMAT 400, LIMIT 429, BUSY 503, BUDGET 507... With a
  * refusal that has a time: Retry-After and retry-after-ms. */
 void cabe_reply_status(struct cabe_http_exchange *exchange, const struct cabe_error *err,

@@ -234,6 +234,11 @@ void cabe_reply_status(struct cabe_http_exchange *x, const struct cabe_error *er
                      cabe_status_name(err->status), NULL, "%s", err->text);
 }
 
+void cabe_reply_no_memory(struct cabe_http_exchange *x, const char *what)
+{
+    cabe_reply_error(x, 503, "out_of_memory", NULL, "%s", what);
+}
+
 void cabe_reply_no_worker(struct cabe_server *server, struct cabe_http_exchange *x)
 {
     (void)server;

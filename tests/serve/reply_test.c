@@ -8,7 +8,8 @@
 
 #include "http_client.h"
 #include "serve/access.h"
-#include "serve/server.h"
+#include "serve/api_impl.h"
+#include "serve/server_impl.h"
 
 static struct cabe_serve_config config;
 static struct cabe_server server = {.config = &config};
@@ -19,6 +20,7 @@ static void reply_case(struct cabe_http_exchange *exchange, const char *name)
 {
     struct cabe_service_refusal queue = {.retry_after_s = 2.25}, service = {.retry_after_s = 0.5, .overloaded = 1},
                                 never = {0};
+    struct api_fault fault = {0};
     struct cabe_error err;
     json_t *json;
 
@@ -34,6 +36,20 @@ static void reply_case(struct cabe_http_exchange *exchange, const char *name)
     } else if (strcmp(name, "never") == 0) {
         cabe_fail(&err, CABE_ERR_LIMIT, "never");
         cabe_reply_status(exchange, &err, &never);
+    } else if (strcmp(name, "denied") == 0) {
+        cabe_fail(&err, CABE_ERR_PERMISSION, "not yours");
+        cabe_reply_status(exchange, &err, NULL);
+    } else if (strcmp(name, "oom") == 0) {
+        cabe_fail(&err, CABE_ERR_OOM, "a page");
+        cabe_reply_status(exchange, &err, NULL);
+    } else if (strcmp(name, "memory") == 0) {
+        cabe_reply_no_memory(exchange, "a list");
+    } else if (strcmp(name, "fault") == 0) {
+        api_refuse_memory(&fault);
+        api_reply_fault(exchange, &fault);
+    } else if (strcmp(name, "later") == 0) {
+        cabe_reply_retry_after(exchange, 7);
+        cabe_reply_error(exchange, 503, "draining", NULL, "the server is being stopped");
     } else if (strcmp(name, "absent") == 0) {
         cabe_fail(&err, CABE_ERR_NOT_FOUND, "no model 'x\xff'");
         cabe_reply_status(exchange, &err, NULL);
@@ -128,8 +144,28 @@ static void errors_have_the_form_of_their_route(void **state)
     has("temperature 3, wanted 0 to 2");
     assert_int_equal(ask("/v1/absent", "", NULL), 404);
     has("no model 'x?'"); /* what is no UTF-8 is replaced */
-    assert_int_equal(ask("/v1/nothing", "", NULL), 500);
-    has("out of memory");
+    assert_int_equal(ask("/v1/denied", "", NULL), 403);
+    has("\"permission_error\"");
+}
+
+/* Whatever lacked the memory, and whoever noticed: it may be there a moment later. */
+static void no_memory_is_one_answer(void **state)
+{
+    static const char *const paths[] = {"/v1/nothing", "/v1/oom", "/v1/memory", "/v1/fault", NULL};
+
+    (void)state;
+    for (int i = 0; paths[i]; i++) {
+        assert_int_equal(ask(paths[i], "", NULL), 503);
+        has("\"type\":\"overloaded_error\"");
+        has("\"code\":\"out_of_memory\"");
+        has("retry-after: 1\r\n");
+        has("retry-after-ms: 1000\r\n");
+    }
+    assert_int_equal(ask("/api/nothing", "", NULL), 503);
+    has("{\"error\":\"out of memory\"}");
+    assert_int_equal(ask("/v1/later", "", NULL), 503); /* who knows better has said so */
+    has("retry-after: 7\r\n");
+    lacks("retry-after: 1\r\n");
 }
 
 static void a_refusal_says_when_to_come_again(void **state)
@@ -313,7 +349,7 @@ int main(void)
         cmocka_unit_test(errors_have_the_form_of_their_route), cmocka_unit_test(a_refusal_says_when_to_come_again),
         cmocka_unit_test(bodies_are_checked),                  cmocka_unit_test(classes_come_from_header_and_body),
         cmocka_unit_test(only_who_has_a_key_is_let_in),        cmocka_unit_test(pages_of_other_origins_are_not),
-        cmocka_unit_test(a_body_is_charged_what_it_takes),
+        cmocka_unit_test(a_body_is_charged_what_it_takes),     cmocka_unit_test(no_memory_is_one_answer),
     };
 
     return cmocka_run_group_tests(tests, start, stop);
