@@ -161,6 +161,7 @@ enum cabe_status cabe_engine_add(struct cabe_engine *e, const struct cabe_reques
                        .n_tokens = request->n_prompt,
                        .n_prompt = request->n_prompt,
                        .order = ++e->n_joined,
+                       .n_scored = request->scored != NULL,
                        .output = -1};
     s->request.prompt = NULL; /* the caller's */
     e->came_ns[request->class_] = cabe_clock_ns();
@@ -180,7 +181,7 @@ enum cabe_status cabe_engine_unpark(struct cabe_engine *e, struct slot *s, struc
     cabe_kv_seq_begin(s->seq, s->request.class_, s->request.salt);
     for (int64_t i = 0; i < n; i++)
         e->identities[i] = (uint64_t)(uint32_t)s->tokens[i];
-    if (!s->request.fresh)
+    if (!s->request.fresh && !s->request.scored)
         n_matched = cabe_kv_seq_match(s->seq, e->identities, n);
     s->n_high = n_matched > s->n_high ? n_matched : s->n_high;
     return CABE_OK;
@@ -261,10 +262,15 @@ static void append(struct cabe_engine *e, struct slot *s)
         e->step_ids[*n_tokens + i] = s->tokens[length + i];
         e->step_positions[*n_tokens + i] = (int32_t)(length + dropped + i);
     }
+    s->first_row = (int32_t)*n_outputs;
+    for (int64_t i = 0; i < s->chunk; i++)
+        if (cabe_engine_scores(s, length + i))
+            e->step_rows[(*n_outputs)++] = (int32_t)(*n_tokens + i);
+    s->n_rows = (int32_t)*n_outputs - s->first_row;
     *n_tokens += s->chunk;
     *n_pages += pages;
     (*n_seqs)++;
-    if (length + s->chunk == s->n_tokens) {
+    if (length + s->chunk == s->n_tokens && (s->request.max_new >= 0 || s->n_tokens > s->n_prompt)) {
         s->output = (int32_t)*n_outputs;
         e->step_rows[(*n_outputs)++] = (int32_t)*n_tokens - 1;
     }
@@ -359,6 +365,42 @@ static enum cabe_status draw(struct cabe_engine *e, struct slot *s, struct cabe_
     return CABE_OK;
 }
 
+/* Tells the scores of the step. */
+static enum cabe_status score(struct cabe_engine *e, struct slot *s, struct cabe_error *err)
+{
+    struct cabe_sampled scored;
+    int32_t n_logprobs = s->request.sampling.n_logprobs > 0 ? s->request.sampling.n_logprobs : 0;
+
+    for (int32_t i = 0; i < s->n_rows; i++) {
+        const float *logits = e->step_logits + (int64_t)(s->first_row + i) * e->config.n_vocab;
+        enum cabe_status status = cabe_sample_score(e->sampler, logits, e->config.n_vocab, s->tokens[s->n_scored],
+                                                    n_logprobs, &scored, err);
+
+        if (status != CABE_OK)
+            return status;
+        s->n_scored++;
+        if (s->request.scored(s->request.self, &scored) != 0) {
+            s->finish = CABE_FINISH_STOP;
+            return CABE_OK;
+        }
+    }
+    return CABE_OK;
+}
+
+/* What the step has computed of a sequence is told: scores, then the next token. */
+static enum cabe_status tell(struct cabe_engine *e, struct slot *s, struct cabe_error *err)
+{
+    enum cabe_status status = s->n_rows > 0 ? score(e, s, err) : CABE_OK;
+
+    if (status != CABE_OK || s->finish != CABE_FINISH_NOT)
+        return status;
+    if (s->output >= 0)
+        return draw(e, s, err);
+    if (s->request.max_new < 0 && cabe_kv_seq_length(s->seq) + s->chunk == s->n_tokens)
+        s->finish = CABE_FINISH_LENGTH;
+    return CABE_OK;
+}
+
 /* Which layer made what is no number: the step is run once more, looked at after every node. */
 static enum cabe_status explain(struct cabe_engine *e, enum cabe_status status, struct cabe_error *err)
 {
@@ -380,8 +422,7 @@ static enum cabe_status finish_step(struct cabe_engine *e, struct cabe_error *er
 
         if (!s->used || s->chunk == 0)
             continue;
-        if (s->output >= 0)
-            drawn = draw(e, s, status == CABE_OK ? err : NULL);
+        drawn = tell(e, s, status == CABE_OK ? err : NULL);
         if (drawn == CABE_OK) {
             commit(e, s);
             if (s->finish != CABE_FINISH_NOT)
@@ -408,7 +449,7 @@ enum cabe_status cabe_engine_step(struct cabe_engine *e, const struct cabe_cance
         return status;
     run_ns = cabe_clock_ns();
     waited_ns = cabe_thread_waited_ns() - waited_ns; /* for other models: not what the step took */
-    if (e->n_generating == 0 || e->n_prompt_tokens == 0 || e->is_bound)
+    if (!e->is_scored && (e->n_generating == 0 || e->n_prompt_tokens == 0 || e->is_bound))
         cabe_chunk_learn(&e->chunk, e->n_generating, e->n_prompt_tokens, &e->depth,
                          (double)(run_ns - begin_ns - waited_ns) / 1e9);
     status = finish_step(e, err);

@@ -84,7 +84,7 @@ struct cabe_request {
     const int32_t *prompt; /* copied; at least one token, less than n_ctx */
     int64_t n_prompt;
     struct cabe_sampling sampling; /* passed cabe_sampling_check(); its bias is borrowed until the end */
-    int64_t max_new;               /* 0: until the context is full */
+    int64_t max_new;               /* 0: until the context is full; below 0: none, it ends when its prompt was computed */
     uint64_t sequence;             /* for the sampler: forks of one prompt differ by it */
     int64_t shift_keep; /* when the context is full half of it is dropped, behind this many tokens; -1: it ends there */
     int fresh;          /* take nothing from the store's cache */
@@ -92,6 +92,13 @@ struct cabe_request {
     uint8_t salt[16];   /* shares pages with those of the same salt only; all zero: none (cabe_kv_salt()) */
     /* Every token as it is drawn; anything but 0 ends the sequence. Not called for the prompt. */
     int (*token)(void *self, const struct cabe_sampled *sampled);
+    /*
+     * Not NULL: the prompt is scored, every token of it behind the first, in order and before any is drawn, with its
+     * log-probability and those of the sampling.n_logprobs likeliest; anything but 0 ends the sequence. That wants a row of
+     * logits a token: a step takes only so much of such a prompt as there are rows that nobody else needs, and nothing
+     * is taken from the store's cache.
+     */
+    int (*scored)(void *self, const struct cabe_sampled *scored);
     void *self;
 };
 

@@ -21,7 +21,10 @@ struct slot {
     int stays;        /* it was parked for too long: nobody parks it again */
     double credit;    /* parts of tokens that it was owed in steps before */
     int64_t chunk;    /* of the present step; 0: not in it */
-    int32_t output;   /* row of logits in the present step; -1: none */
+    int64_t n_scored; /* tokens of the prompt whose score was told, and the first; 0: it is not scored */
+    int32_t first_row; /* of logits in the present step, for scores: from here on up to `output`, or n_rows */
+    int32_t n_rows;
+    int32_t output;   /* row of logits in the present step that is drawn from; -1: none */
 };
 
 struct cabe_engine {
@@ -41,6 +44,7 @@ struct cabe_engine {
     /* Of the present step. */
     int32_t n_generating;
     int64_t n_prompt_tokens;
+    int is_scored; /* it has rows for scores: not what other steps take */
     int is_bound; /* by the slowdown: all its prompts are */
     struct cabe_chunk_depth depth; /* of its prompts */
     int32_t *step_ids, *step_positions, *step_offsets, *step_starts, *step_page_offsets, *step_rows;
@@ -54,6 +58,12 @@ struct cabe_engine {
 static inline int64_t cabe_engine_pending(const struct slot *s)
 {
     return s->used && s->finish == CABE_FINISH_NOT && s->seq ? s->n_tokens - cabe_kv_seq_length(s->seq) : 0;
+}
+
+/* Whether the token behind the one at `position` is still to be scored. */
+static inline int cabe_engine_scores(const struct slot *s, int64_t position)
+{
+    return s->n_scored > 0 && position + 1 >= s->n_scored && position + 1 < s->n_prompt;
 }
 
 /* Gives the slot a sequence with what the store knows of its tokens. */

@@ -463,6 +463,37 @@ static void share_beside(struct cabe_engine *e, int64_t left, enum cabe_class mo
     (void)share_among(e, &rest, bound);
 }
 
+/*
+ * Prompts that are scored share the rows of logits that are left: whoever else takes part may need one, and each of them
+ * gets one.
+ */
+static void bound_scored(struct cabe_engine *e)
+{
+    int64_t rows = e->config.n_seqs, n_scored = 0;
+
+    e->is_scored = 0;
+    for (int32_t i = 0; i < e->n_slots; i++) {
+        const struct slot *s = &e->slots[i];
+        int is_scored = s->chunk > 0 && is_prompt(s) && s->n_scored > 0 && s->n_scored < s->n_prompt;
+
+        n_scored += is_scored;
+        rows -= s->chunk > 0 && !is_scored;
+    }
+    for (int32_t i = 0; i < e->n_slots && n_scored > 0; i++) {
+        struct slot *s = &e->slots[i];
+        int64_t share = rows / n_scored, free;
+
+        if (s->chunk == 0 || !is_prompt(s) || s->n_scored == 0 || s->n_scored == s->n_prompt)
+            continue;
+        free = s->n_scored - 1 - cabe_kv_seq_length(s->seq); /* computed again, told before */
+        free = free > 0 ? free : 0;
+        s->chunk = s->chunk < free + share ? s->chunk : free + share;
+        rows -= share;
+        n_scored--;
+        e->is_scored = 1;
+    }
+}
+
 void cabe_engine_share(struct cabe_engine *e)
 {
     int64_t left = e->config.step_tokens, n_urgent;
@@ -491,6 +522,7 @@ void cabe_engine_share(struct cabe_engine *e)
         share_beside(e, left, most_important, n_urgent);
     else if (n_urgent == 0)
         share_alone(e, left);
+    bound_scored(e);
     for (int c = 0; c < CABE_N_CLASSES; c++)
         for (int32_t i = 0; i < e->n_slots; i++) {
             struct slot *s = &e->slots[i];

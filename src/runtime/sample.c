@@ -304,3 +304,24 @@ enum cabe_status cabe_sample(struct cabe_sampler *sampler, const struct cabe_sam
     out->logprob = (float)((double)logits[out->token] - log_mass);
     return CABE_OK;
 }
+
+enum cabe_status cabe_sample_score(struct cabe_sampler *sampler, const float *logits, int32_t n_vocab, int32_t token,
+                                   int32_t n_logprobs, struct cabe_sampled *out, struct cabe_error *err)
+{
+    struct cabe_logits row;
+    double log_mass;
+    enum cabe_status status;
+
+    out->n_top = 0;
+    if (n_vocab <= 0 || n_vocab > sampler->n_vocab || token < 0 || token >= n_vocab)
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "token %d of %d logits, for a sampler of %d", token, n_vocab,
+                         sampler->n_vocab);
+    status = scan(sampler, &row, logits, n_vocab, err);
+    if (status != CABE_OK)
+        return status;
+    report_top(sampler, &row, n_logprobs, out, &log_mass);
+    out->token = token;
+    out->n_kept = 1;
+    out->logprob = (float)((double)logits[token] - log_mass);
+    return CABE_OK;
+}

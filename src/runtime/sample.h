@@ -101,6 +101,11 @@ CABE_CHECKED enum cabe_status cabe_sample(struct cabe_sampler *sampler, const st
                                           size_t n_history, uint64_t sequence, uint64_t position,
                                           struct cabe_sampled *out, struct cabe_error *err);
 
+/* Says of `token` what cabe_sample() with n_logprobs (0 to CABE_SAMPLE_TOP_MAX) would have, had it drawn it. Errors as there. */
+CABE_CHECKED enum cabe_status cabe_sample_score(struct cabe_sampler *sampler, const float *logits, int32_t n_vocab,
+                                                int32_t token, int32_t n_logprobs, struct cabe_sampled *out,
+                                                struct cabe_error *err);
+
 /* The uniform number that cabe_sample() uses, in [0, 1), a multiple of 2^-53. */
 double cabe_sample_uniform(uint64_t seed, uint64_t sequence, uint64_t position);
 

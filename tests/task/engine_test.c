@@ -405,6 +405,139 @@ static void pages_for_all(void **state)
     bench_close(&b);
 }
 
+#define SCORED_MAX 128
+#define N_TOP 3
+
+struct scores {
+    int32_t token[SCORED_MAX], top[SCORED_MAX][N_TOP];
+    float logprob[SCORED_MAX];
+    int n, n_drawn, end_at; /* the callback ends it when so many were told; 0: never */
+};
+
+static int put_score(struct scores *scores, const struct cabe_sampled *sampled)
+{
+    assert_true(scores->n < SCORED_MAX && sampled->n_top == N_TOP);
+    scores->token[scores->n] = sampled->token;
+    scores->logprob[scores->n] = sampled->logprob;
+    for (int i = 0; i < N_TOP; i++)
+        scores->top[scores->n][i] = sampled->top[i].token;
+    return ++scores->n == scores->end_at;
+}
+
+static int on_scored(void *self, const struct cabe_sampled *sampled)
+{
+    struct scores *scores = self;
+
+    assert_int_equal(scores->n_drawn, 0);
+    return put_score(scores, sampled);
+}
+
+static int on_drawn(void *self, const struct cabe_sampled *sampled)
+{
+    struct scores *scores = self;
+
+    scores->n_drawn++;
+    return put_score(scores, sampled);
+}
+
+static void score(struct bench *b, const int32_t *ids, int64_t n, int64_t max_new, int scored, struct scores *scores,
+                  int32_t *slot)
+{
+    struct cabe_request request = {.prompt = ids,
+                                   .n_prompt = n,
+                                   .max_new = max_new,
+                                   .shift_keep = -1,
+                                   .class_ = CABE_CLASS_LOW,
+                                   .token = on_drawn,
+                                   .scored = scored ? on_scored : NULL,
+                                   .self = scores};
+
+    cabe_sampling_defaults(&request.sampling);
+    request.sampling.temperature = 0;
+    request.sampling.n_logprobs = N_TOP;
+    if (cabe_engine_add(b->engine, &request, slot, &err) != CABE_OK)
+        fail_msg("%s", err.text);
+}
+
+static void until_finished(struct bench *b, int32_t slot, enum cabe_finish wanted)
+{
+    struct cabe_engine_view view;
+
+    while (finish_of(b, slot, &view) == CABE_FINISH_NOT)
+        step(b);
+    assert_int_equal(view.finish, wanted);
+    cabe_engine_remove(b->engine, slot);
+}
+
+static void same_scores(const struct scores *a, const struct scores *b, int from, int n)
+{
+    for (int i = from; i < from + n; i++)
+        if (a->token[i] != b->token[i] || memcmp(&a->logprob[i], &b->logprob[i], sizeof a->logprob[i]) != 0 ||
+            memcmp(a->top[i], b->top[i], sizeof a->top[i]) != 0)
+            fail_msg("token %d is scored otherwise", i);
+}
+
+/* What a model wrote is scored as it was when it was drawn; alone, beside others, in pieces, parked and computed again. */
+static void prompts_are_scored(void **state)
+{
+    enum { PROMPT = 20, NEW = 60, ALL = PROMPT + NEW, OTHERS = 24 };
+    static struct one others[OTHERS];
+    static struct scores drawn, alone, two[2], more;
+    struct cabe_engine_stats stats;
+    struct bench b;
+    int32_t ids[ALL], slot, slots[2];
+
+    (void)state;
+    bench_open(&b, 256, 64, 1, 0);
+    for (int i = 0; i < PROMPT; i++)
+        ids[i] = (i * 37 + 11) % b.n_vocab;
+    drawn.n = PROMPT - 1; /* where they come in the scores */
+    score(&b, ids, PROMPT, NEW, 0, &drawn, &slot);
+    until_finished(&b, slot, CABE_FINISH_LENGTH);
+    memcpy(ids + PROMPT, drawn.token + PROMPT - 1, sizeof(int32_t) * NEW);
+
+    score(&b, ids, ALL, -1, 1, &alone, &slot); /* of which the store knows the beginning */
+    until_finished(&b, slot, CABE_FINISH_LENGTH);
+    assert_int_equal(alone.n, ALL - 1);
+    assert_int_equal(alone.n_drawn, 0);
+    same_scores(&alone, &drawn, PROMPT - 1, NEW);
+
+    score(&b, ids, PROMPT, 5, 1, &more, &slot); /* and goes on */
+    until_finished(&b, slot, CABE_FINISH_LENGTH);
+    assert_int_equal(more.n, PROMPT - 1 + 5);
+    same_scores(&more, &alone, 0, PROMPT - 1 + 5);
+    more = (struct scores){.end_at = 7};
+    score(&b, ids, ALL, -1, 1, &more, &slot);
+    until_finished(&b, slot, CABE_FINISH_STOP);
+    assert_int_equal(more.n, 7);
+    more = (struct scores){.n = 0};
+    score(&b, ids, 1, -1, 1, &more, &slot); /* nothing comes before its only token */
+    until_finished(&b, slot, CABE_FINISH_LENGTH);
+    assert_int_equal(more.n, 0);
+    bench_close(&b);
+
+    for (int n_seqs = 3; n_seqs <= 6; n_seqs += 3) {
+        bench_open(&b, 256, n_seqs == 3 ? 64 : 24, n_seqs, 272);
+        for (int i = 0; i < 2; i++) {
+            two[i] = (struct scores){.n = 0};
+            score(&b, ids, ALL, -1, 1, &two[i], &slots[i]);
+        }
+        for (int i = 0; i < 5; i++)
+            step(&b);
+        for (int i = 0; i < OTHERS; i++)
+            others[i] = (struct one){.n_prompt = 5 + i * 37 % 150, .n_new = 4 + i * 11 % 44, .class_ = CABE_CLASS_NORMAL};
+        answer_all(&b, others, OTHERS);
+        for (int i = 0; i < 2; i++) {
+            until_finished(&b, slots[i], CABE_FINISH_LENGTH);
+            assert_int_equal(two[i].n, ALL - 1);
+            same_scores(&two[i], &alone, 0, ALL - 1);
+        }
+        cabe_engine_stats(b.engine, &stats);
+        assert_true(stats.n_parked > 0);
+        bench_close(&b);
+    }
+}
+
 static int make_cache(void **state)
 {
     (void)state;
@@ -427,6 +560,7 @@ int main(void)
         cmocka_unit_test(prompts_share_by_weight),                  cmocka_unit_test(salts_share_nothing),
         cmocka_unit_test(a_long_prompt_comes_in_pieces),
         cmocka_unit_test(the_finished_hold_nothing), cmocka_unit_test(pages_for_all),
+        cmocka_unit_test(prompts_are_scored),
     };
 
     return cmocka_run_group_tests(tests, make_cache, remove_cache);
