@@ -53,6 +53,7 @@ static void close_answer(struct api_answer *answer)
         api_text_clear(&choice->text);
         for (int k = 0; k < 4; k++)
             api_text_clear(&choice->logprob[k]);
+        api_text_clear(&choice->echo);
         api_scan_clear(&choice->scan);
     }
     cabe_free(answer->choices);
@@ -181,6 +182,58 @@ static void on_started(void *self, const struct cabe_service_counts *counts)
     part->counts = *counts;
     if (!answer->failed)
         begin(answer);
+    pthread_mutex_unlock(&answer->lock);
+    api_answer_release(answer);
+}
+
+/* The text of a token of the prompt; of the last one, what is held back too. */
+static void put_echo(struct api_choice *choice, const struct cabe_tokenizer *tokenizer, int32_t token, int is_last)
+{
+    size_t room = cabe_decoder_room(tokenizer), n;
+    char small[512], *text = room <= sizeof small ? small : (char *)cabe_malloc(room);
+
+    if (!text) {
+        choice->echo.failed = 1;
+        return;
+    }
+    n = cabe_decoder_put(&choice->decoder, tokenizer, token, text);
+    api_put(&choice->echo, text, n);
+    choice->offset += n_characters(text, n);
+    n = is_last ? cabe_decoder_end(&choice->decoder, text) : 0;
+    api_put(&choice->echo, text, n);
+    choice->offset += n_characters(text, n);
+    if (text != small)
+        cabe_free(text);
+}
+
+static void on_prompted(void *self, int32_t index, const struct cabe_sampled *token,
+                        const struct cabe_tokenizer *tokenizer)
+{
+    struct api_part *part = (struct api_part *)self;
+    struct api_answer *answer = part->answer;
+    int32_t at = part->index * answer->request.n + index;
+    struct api_choice *choice;
+    const char *prompt;
+    int is_last;
+
+    api_answer_hold(answer);
+    pthread_mutex_lock(&answer->lock);
+    if (!answer->gone && !answer->failed && index >= 0 && index < answer->request.n) {
+        choice = &answer->choices[at];
+        begin(answer);
+        prompt = answer->request.prompt[part->index];
+        is_last = ++choice->n_prompted == part->counts.n_prompt;
+        if (answer->request.with_logprobs && answer->form->logprob)
+            answer->form->logprob(answer, choice, token, tokenizer);
+        choice->decoder.special = (unsigned char)(answer->request.ids[part->index] != NULL);
+        put_echo(choice, tokenizer, token->token, is_last);
+        if (choice->echo.failed)
+            fail_memory(answer);
+        else if (is_last && answer->request.stream)
+            answer->form->piece(answer, at, prompt ? prompt : choice->echo.bytes,
+                                prompt ? answer->request.prompt_bytes[part->index] : choice->echo.n);
+        flush(answer);
+    }
     pthread_mutex_unlock(&answer->lock);
     api_answer_release(answer);
 }
@@ -369,6 +422,7 @@ void api_answer_fill(struct api_answer *answer, int part, struct cabe_service_as
                                      .keep_alive_s = r->keep_alive_s,
                                      .context = r->context,
                                      .started = on_started,
+                                     .prompted = r->score ? on_prompted : NULL,
                                      .text = on_text,
                                      .finished = on_finished,
                                      .ended = on_ended,

@@ -105,7 +105,9 @@ struct api_request {
     const char *salt;
     double keep_alive_s;
     int64_t context; /* that the model should have room for; 0: any */
-    int stream, with_usage, echo, reads_tools;
+    int stream, with_usage, reads_tools;
+    int echo;  /* the prompt stands before the text */
+    int score; /* and comes token by token: its text is wanted of ids, or its log-probabilities are */
     int with_logprobs; /* sampling.n_logprobs of them */
     char note[160];    /* goes to a message about the context: "num_ctx 8192 was asked for" */
 };
@@ -187,6 +189,9 @@ struct api_choice {
     struct api_text text;       /* all that was shown */
     struct api_text logprob[4]; /* elements with commas, since the last piece; completions: four lists */
     struct api_scan scan;
+    struct api_text echo; /* of a prompt that is scored */
+    struct cabe_decoder decoder;
+    int64_t n_prompted;
     size_t offset; /* characters that were shown */
     enum cabe_service_finish finish;
     int finished, n_told; /* calls that were told */
@@ -202,7 +207,7 @@ struct api_form {
     void (*end)(struct api_answer *answer);
     void (*error)(struct api_answer *answer, const struct api_fault *fault);
     void (*whole)(struct api_answer *answer); /* without a stream */
-    /* A token with its log-probabilities, to choice->logprob. NULL: none in this form. */
+    /* A token with its log-probabilities (NAN: none), to choice->logprob. NULL: none in this form. */
     void (*logprob)(struct api_answer *answer, struct api_choice *choice, const struct cabe_sampled *sampled,
                     const struct cabe_tokenizer *tokenizer);
 };

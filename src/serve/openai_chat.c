@@ -166,7 +166,8 @@ void api_read_completion(struct api_request *request, struct api_fault *fault)
 
     read_common(request, &object);
     request->max_new = 16; /* OpenAI's default */
-    api_get_integer(&object, "max_tokens", 1, INT32_MAX, &request->max_new);
+    if (api_get_integer(&object, "max_tokens", 0, INT32_MAX, &request->max_new) && request->max_new == 0)
+        request->max_new = -1;
     if (api_get_integer(&object, "logprobs", 0, CABE_SAMPLE_TOP_MAX, &n)) {
         request->with_logprobs = 1;
         request->sampling.n_logprobs = (int32_t)n;
@@ -176,8 +177,7 @@ void api_read_completion(struct api_request *request, struct api_fault *fault)
     api_get_flag(&object, "echo", &request->echo);
     read_prompt(request, fault);
     for (int i = 0; i < request->n_prompts; i++)
-        if (request->echo && (request->ids[i] || request->with_logprobs))
-            api_refuse(fault, 400, "unsupported_value", "echo", "echo: only of a text, and without logprobs");
+        request->score |= request->echo && (request->ids[i] || request->with_logprobs);
     read_format(&object);
     refuse_rest(&object, names, why);
 }

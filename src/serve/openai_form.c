@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/utf8.h"
 #include "serve/api_impl.h"
 
 #define NO_LOGPROB (-9999.0) /* what OpenAI writes for minus infinity */
@@ -75,30 +76,72 @@ static void chat_logprob(struct api_answer *answer, struct api_choice *choice, c
     api_puts(out, "]}");
 }
 
-/* Lists: tokens, token_logprobs, top_logprobs, text_offset. */
+/* As OpenAI names tokens in these lists: by their text, or what is part of a character by its bytes: "bytes:\xc3". */
+static void put_token_name(struct api_text *out, const struct cabe_tokenizer *tokenizer, int32_t token)
+{
+    char small[256], *text = small;
+    size_t room = cabe_tokenizer_decode_max(tokenizer), n, whole = 0, length;
+    struct api_text bytes = {0};
+
+    if (room > sizeof small)
+        text = (char *)cabe_malloc(room);
+    if (!text) {
+        out->failed = 1;
+        return;
+    }
+    n = cabe_tokenizer_decode(tokenizer, token, CABE_DECODE_SPECIAL, text);
+    while (whole < n && (length = cabe_utf8_length(text + whole, n - whole)) > 0)
+        whole += length;
+    if (whole == n) {
+        api_put_string(out, text, n);
+    } else {
+        api_puts(&bytes, "bytes:");
+        for (size_t i = 0; i < n; i++)
+            api_printf(&bytes, text[i] >= ' ' && text[i] < 127 ? "%c" : "\\x%02x", (unsigned char)text[i]);
+        api_put_string(out, bytes.bytes, bytes.n);
+        out->failed |= bytes.failed;
+        api_text_clear(&bytes);
+    }
+    if (text != small)
+        cabe_free(text);
+}
+
+static void put_named(struct api_text *out, const struct cabe_tokenizer *tokenizer, int32_t token, double logprob, int is_first)
+{
+    if (!is_first)
+        api_puts(out, ",");
+    put_token_name(out, tokenizer, token);
+    api_puts(out, ":");
+    api_put_number(out, logprob, NO_LOGPROB);
+}
+
+/* Lists: tokens, token_logprobs, top_logprobs, text_offset. The likeliest, and the token itself where it is not among them. */
 static void text_logprob(struct api_answer *answer, struct api_choice *choice, const struct cabe_sampled *sampled,
                          const struct cabe_tokenizer *tokenizer)
 {
     struct api_text *list = choice->logprob;
+    int is_among = 0;
 
     (void)answer;
-    if (isnan(sampled->logprob))
-        return;
     for (int i = 0; i < 4; i++)
         if (list[i].n)
             api_puts(&list[i], ",");
-    api_put_token_text(&list[0], tokenizer, sampled->token, NULL);
+    put_token_name(&list[0], tokenizer, sampled->token);
+    api_printf(&list[3], "%zu", choice->offset);
+    if (isnan(sampled->logprob)) { /* the first of a prompt */
+        api_puts(&list[1], "null");
+        api_puts(&list[2], "null");
+        return;
+    }
     api_put_number(&list[1], (double)sampled->logprob, NO_LOGPROB);
     api_puts(&list[2], "{");
     for (int32_t i = 0; i < sampled->n_top; i++) {
-        if (i)
-            api_puts(&list[2], ",");
-        api_put_token_text(&list[2], tokenizer, sampled->top[i].token, NULL);
-        api_puts(&list[2], ":");
-        api_put_number(&list[2], (double)sampled->top[i].logprob, NO_LOGPROB);
+        is_among |= sampled->top[i].token == sampled->token;
+        put_named(&list[2], tokenizer, sampled->top[i].token, (double)sampled->top[i].logprob, i == 0);
     }
+    if (!is_among)
+        put_named(&list[2], tokenizer, sampled->token, (double)sampled->logprob, sampled->n_top == 0);
     api_puts(&list[2], "}");
-    api_printf(&list[3], "%zu", choice->offset);
 }
 
 /* Writes what a choice has collected, and forgets it. */
@@ -292,7 +335,7 @@ static void text_piece(struct api_answer *answer, int32_t index, const char *byt
 
 static void text_begin(struct api_answer *answer)
 {
-    for (int32_t i = 0; answer->request.echo && i < answer->n_choices; i++) {
+    for (int32_t i = 0; answer->request.echo && !answer->request.score && i < answer->n_choices; i++) {
         int part = i / answer->request.n;
 
         text_piece(answer, i, answer->request.prompt[part], answer->request.prompt_bytes[part]);
@@ -319,8 +362,10 @@ static void text_whole(struct api_answer *answer)
         struct api_text all = {0};
         int part = i / answer->request.n;
 
-        if (answer->request.echo)
+        if (answer->request.echo && answer->request.prompt[part])
             api_put(&all, answer->request.prompt[part], answer->request.prompt_bytes[part]);
+        else if (answer->request.echo)
+            api_put(&all, choice->echo.bytes, choice->echo.n);
         api_put(&all, choice->text.bytes, choice->text.n);
         api_printf(&answer->out, "%s{\"index\":%d,\"text\":", i ? "," : "", i);
         api_put_string(&answer->out, all.bytes, all.n);

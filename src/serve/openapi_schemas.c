@@ -44,7 +44,7 @@ const struct openapi_schema openapi_schemas[] = {
     {"CompletionRequest",
      "{\"type\":\"object\",\"required\":[\"model\",\"prompt\"],\"properties\":{" COMMON
      "\"prompt\":{\"oneOf\":[{\"type\":\"string\"},{\"type\":\"array\",\"items\":{}}]},"
-     "\"max_tokens\":{\"type\":\"integer\",\"minimum\":1,\"default\":16},\"echo\":" FLAG ","
+     "\"max_tokens\":{\"type\":\"integer\",\"minimum\":0,\"default\":16},\"echo\":" FLAG ","
      "\"logprobs\":{\"type\":\"integer\",\"minimum\":0,\"maximum\":20}}}"},
     {"EmbeddingRequest",
      "{\"type\":\"object\",\"required\":[\"model\",\"input\"],\"properties\":{\"model\":" TEXT ",\"input\":{\"oneOf\":["

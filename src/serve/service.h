@@ -156,7 +156,7 @@ struct cabe_service_ask {
     size_t n_ids;
     int32_t n_choices;              /* 0: 1 */
     struct cabe_sampling sampling;  /* with its bias */
-    int64_t max_new;                /* 0: until the context is full */
+    int64_t max_new;                /* as struct cabe_request */
     int64_t shift_keep;             /* as struct cabe_request; -1: no shift */
     int ignore_end, special;        /* as struct cabe_generation */
     const char *const *stop;        /* n_stop strings */
@@ -167,6 +167,11 @@ struct cabe_service_ask {
 
     /* The prompt has been read: tokens are about to come. May be NULL. */
     void (*started)(void *self, const struct cabe_service_counts *counts);
+    /*
+     * Not NULL: the prompt is scored (struct cabe_request), and told token by token between started() and the first text, for
+     * every choice. The first token has no log-probability: NAN.
+     */
+    void (*prompted)(void *self, int32_t choice, const struct cabe_sampled *token, const struct cabe_tokenizer *tokenizer);
     /* Whole characters of a choice; `sampled` NULL for text that was held back. */
     void (*text)(void *self, int32_t choice, const char *bytes, size_t n, const struct cabe_sampled *sampled,
                  const struct cabe_tokenizer *tokenizer);

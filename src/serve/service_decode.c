@@ -5,6 +5,7 @@
  * The choices of one prompt: the first computes it, the others join when it has its first token and then find the
  * prompt's pages in the store.
  */
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -31,6 +32,7 @@ struct answer { /* a choice on its way: a sequence of the engine */
     int ended; /* by an end token */
     int fresh; /* no token yet */
     int64_t n_read; /* of its prompt */
+    int prompted; /* the beginning of its prompt was told */
     uint64_t last_ns; /* its last token came */
     enum cabe_status status;
 };
@@ -193,6 +195,41 @@ static void first_token(struct answer *a)
     tell_started(t);
 }
 
+/* No text leaves before the copy is known to be whole. */
+static int is_whole(struct answer *a)
+{
+    a->status = cabe_generator_check(a->host->loaded->generator, &a->host->err);
+    return a->status == CABE_OK;
+}
+
+/* Nothing stands before a prompt's first token that it could be likely behind. */
+static void tell_first_prompted(struct answer *a)
+{
+    struct cabe_service_ticket *t = a->ticket;
+    struct cabe_sampled first = {.token = t->prompt[0], .n_kept = 1, .logprob = NAN};
+
+    if (!t->ask.prompted || a->prompted)
+        return;
+    a->prompted = 1;
+    tell_started(t);
+    t->ask.prompted(t->ask.self, a->choice, &first, a->host->tokenizer);
+}
+
+static int on_scored(void *self, const struct cabe_sampled *scored)
+{
+    struct answer *a = self;
+    struct cabe_service_ticket *t = a->ticket;
+
+    if (!a->prompted && !is_whole(a))
+        return 1;
+    t->last_ns = a->last_ns = cabe_clock_ns();
+    if (!t->first_ns)
+        t->first_ns = t->last_ns;
+    tell_first_prompted(a);
+    t->ask.prompted(t->ask.self, a->choice, scored, a->host->tokenizer);
+    return cabe_cancelled(&t->cancel);
+}
+
 static int on_token(void *self, const struct cabe_sampled *sampled)
 {
     struct answer *a = self;
@@ -204,11 +241,10 @@ static int on_token(void *self, const struct cabe_sampled *sampled)
         service->seen(service->seen_self, t->entry->view.name, CABE_SERVICE_BETWEEN_TOKENS,
                       cabe_seconds(a->last_ns, cabe_clock_ns()));
     if (a->fresh) {
-        /* No text leaves before the copy is known to be whole. */
-        a->status = cabe_generator_check(a->host->loaded->generator, &a->host->err);
-        if (a->status != CABE_OK)
+        if (!is_whole(a))
             return 1;
         first_token(a);
+        tell_first_prompted(a);
     }
     t->n_new++;
     a->host->new_tokens++;
@@ -267,7 +303,8 @@ static enum cabe_status begin_choice(struct decoding_host *h, struct cabe_servic
                                    .sequence = (uint64_t)t->n_begun,
                                    .shift_keep = ask->shift_keep,
                                    .class_ = t->class_,
-                                   .token = on_token};
+                                   .token = on_token,
+                                   .scored = ask->prompted ? on_scored : NULL};
     struct answer *a = NULL;
     enum cabe_status status;
 
@@ -283,6 +320,7 @@ static enum cabe_status begin_choice(struct decoding_host *h, struct cabe_servic
     a->ended = 0;
     a->fresh = 1;
     a->n_read = 0;
+    a->prompted = 0;
     a->status = CABE_OK;
     request.self = a;
     salt_of(ask->salt, request.salt);
@@ -329,6 +367,10 @@ static void end_choice(struct answer *a, enum cabe_service_finish finish)
 {
     struct cabe_service_ticket *t = a->ticket;
 
+    if (a->fresh && t->ask.max_new < 0 && finish == CABE_SERVICE_LENGTH) { /* no token was asked for */
+        first_token(a);
+        tell_first_prompted(a);
+    }
     if (cabe_stop_which(a->stop) < 0)
         show(a, cabe_decoder_end(&a->decoder, a->decoded), NULL, 1);
     t->finish = finish;
@@ -359,10 +401,10 @@ static void end_ticket(struct decoding_host *h, struct cabe_service_ticket *t, e
     cabe_ticket_end(t, status, err);
 }
 
-/* Its time is over: the text so far counts, where there is some. */
+/* Its time is over: the text so far counts, where there is some; a prompt that is scored in part does not. */
 static void end_late(struct decoding_host *h, struct cabe_service_ticket *t, const struct cabe_error *err)
 {
-    if (!t->first_ns) {
+    if (!t->first_ns || (t->ask.prompted && t->n_new == 0)) {
         end_ticket(h, t, CABE_ERR_LIMIT, err);
         return;
     }

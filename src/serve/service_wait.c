@@ -17,6 +17,8 @@ static double new_tokens(const struct cabe_service_entry *e, int64_t max_new, in
 {
     double usual = e->mean_new > 0 ? e->mean_new : ANSWER_TOKENS;
 
+    if (max_new < 0)
+        return 0;
     return max_new > 0 && (ignore_end || (double)max_new < usual) ? (double)max_new : usual;
 }
 

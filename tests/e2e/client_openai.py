@@ -74,6 +74,16 @@ stream = list(client.completions.create(model=CHAT, prompt="One", max_tokens=6, 
 check("".join(c.choices[0].text for c in stream) == texts.choices[0].text, stream)
 check(client.completions.create(model=CHAT, prompt="One", max_tokens=2, echo=True).choices[0].text.startswith("One"))
 
+# a text is scored, as evaluation harnesses do it: what the model wrote is as likely as when it was written
+written = client.completions.create(model=CHAT, prompt="One", max_tokens=6, temperature=0, logprobs=1, echo=True)
+scored = client.completions.create(model=CHAT, prompt=written.choices[0].text, max_tokens=0, logprobs=1, echo=True).choices[0]
+check(scored.text == written.choices[0].text and scored.finish_reason == "length", scored)
+check(scored.logprobs.token_logprobs[0] is None and scored.logprobs.top_logprobs[0] is None, scored.logprobs)
+if scored.logprobs.tokens == written.choices[0].logprobs.tokens:  # cut as it was written
+    check(scored.logprobs.token_logprobs == written.choices[0].logprobs.token_logprobs, scored.logprobs)
+check(scored.logprobs.text_offset == written.choices[0].logprobs.text_offset, scored.logprobs)
+check(all(token in top for token, top in zip(scored.logprobs.tokens[1:], scored.logprobs.top_logprobs[1:])), scored.logprobs)
+
 # embeddings
 rows = client.embeddings.create(model=EMBED, input=["The sea is calm.", "The ocean is quiet.", "A tax form."])
 vectors = [row.embedding for row in rows.data]

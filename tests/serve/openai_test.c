@@ -457,6 +457,75 @@ static void test_logprobs(void **state)
     assert_true(json_number_value(at(json, "choices.0.logprobs.top_logprobs.1.a")) == -0.5);
     json_decref(json);
     close_answer(&r, answer);
+
+    /* A token that is not among the likeliest, and one that is part of a character. */
+    sampled = (struct cabe_sampled){.token = 2, .logprob = -3, .n_top = 1, .top = {{0, -0.5F}}};
+    answer = ask_for(&r, "{\"model\":\"m\",\"prompt\":\"x\",\"logprobs\":1}", api_read_completion, &api_form_completion);
+    played.ask[0].text(played.ask[0].self, 0, "", 0, &sampled, tokenizer);
+    conclude_part(0, CABE_SERVICE_STOP);
+    json = whole_json(&r);
+    assert_text(json, "choices.0.logprobs.tokens.0", "bytes:\\xc3");
+    assert_int_equal(json_object_size(at(json, "choices.0.logprobs.top_logprobs.0")), 2);
+    assert_true(json_number_value(json_object_get(at(json, "choices.0.logprobs.top_logprobs.0"), "bytes:\\xc3")) == -3);
+    json_decref(json);
+    close_answer(&r, answer);
+    cabe_tokenizer_close(tokenizer);
+    cabe_free(block);
+}
+
+/* A prompt with its log-probabilities: as who scores texts asks for it. */
+static void test_echo(void **state)
+{
+    static const char document[] =
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xC3\x83\":2,\"\xC2\xA9\":3},\"merges\":[]},"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}}";
+    static const int32_t prompt[] = {0, 2, 3, 1};
+    const struct cabe_service_counts counts = {.n_prompt = 4};
+    struct cabe_tokenizer *tokenizer;
+    struct cabe_error err;
+    struct recorder r;
+    struct api_answer *answer;
+    json_t *json = json_loads(document, 0, NULL);
+    void *block;
+    size_t bytes;
+
+    (void)state;
+    assert_int_equal(cabe_tokenizer_compile_json(json, "test", &block, &bytes, &err), CABE_OK);
+    json_decref(json);
+    assert_int_equal(cabe_tokenizer_open(&tokenizer, block, bytes, "test", &err), CABE_OK);
+    for (int way = 0; way < 3; way++) { /* a text; ids; ids in a stream */
+        char body[200];
+
+        snprintf(body, sizeof body, "{\"model\":\"m\",\"prompt\":%s,\"logprobs\":1,\"echo\":true,\"max_tokens\":0,\"stream\":%s}",
+                 way ? "[0,2,3,1]" : "\"a\xC3\xA9" "b\"", way == 2 ? "true" : "false");
+        answer = ask_for(&r, body, api_read_completion, &api_form_completion);
+        assert_int_equal(played.ask[0].max_new, -1);
+        assert_int_equal(played.ask[0].sampling.n_logprobs, 1);
+        played.ask[0].started(played.ask[0].self, &counts);
+        for (int i = 0; i < 4; i++) {
+            struct cabe_sampled sampled = {.token = prompt[i], .logprob = i ? -(float)i : NAN, .n_top = i ? 1 : 0, .top = {{0, -1}}};
+
+            played.ask[0].prompted(played.ask[0].self, 0, &sampled, tokenizer);
+        }
+        conclude_part(0, CABE_SERVICE_LENGTH);
+        json = way == 2 ? nth_json(&r, 0) : whole_json(&r);
+        assert_text(json, "choices.0.text", "a\xC3\xA9" "b");
+        assert_true(json_is_null(at(json, "choices.0.logprobs.token_logprobs.0")));
+        assert_true(json_is_null(at(json, "choices.0.logprobs.top_logprobs.0")));
+        assert_text(json, "choices.0.logprobs.tokens.1", "bytes:\\xc3");
+        assert_true(json_number_value(at(json, "choices.0.logprobs.token_logprobs.3")) == -3);
+        assert_true(json_number_value(at(json, "choices.0.logprobs.top_logprobs.3.b")) == -3);
+        assert_number(json, "choices.0.logprobs.text_offset.1", 1);
+        assert_number(json, "choices.0.logprobs.text_offset.3", 2);
+        if (way < 2)
+            assert_text(json, "choices.0.finish_reason", "length");
+        json_decref(json);
+        close_answer(&r, answer);
+    }
+    answer = ask_for(&r, "{\"model\":\"m\",\"prompt\":\"x\",\"echo\":true}", api_read_completion, &api_form_completion);
+    assert_null(played.ask[0].prompted); /* its text is known */
+    conclude_part(0, CABE_SERVICE_STOP);
+    close_answer(&r, answer);
     cabe_tokenizer_close(tokenizer);
     cabe_free(block);
 }
@@ -624,6 +693,7 @@ int main(void)
         cmocka_unit_test(test_chat_stream), cmocka_unit_test(test_errors),          cmocka_unit_test(test_refusal),
         cmocka_unit_test(test_completions), cmocka_unit_test(test_scan),            cmocka_unit_test(test_tool_answers),
         cmocka_unit_test(test_response),    cmocka_unit_test(test_response_stream), cmocka_unit_test(test_logprobs),
+        cmocka_unit_test(test_echo),
         cmocka_unit_test(test_embeddings),  cmocka_unit_test(test_floats),          cmocka_unit_test(test_memory),
     };
 

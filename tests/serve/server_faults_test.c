@@ -150,7 +150,8 @@ static const struct form forms[] = {
      "{\"name\":\"f\",\"parameters\":{}}}]}",
      "}"},
     {"a text of two choices", "/v1/completions",
-     "{\"model\":\"chat\",\"prompt\":\"once\",\"temperature\":0,\"max_tokens\":4,\"ignore_eos\":true,\"n\":2,\"echo\":true}", "}"},
+     "{\"model\":\"chat\",\"prompt\":\"once\",\"temperature\":0,\"max_tokens\":4,\"ignore_eos\":true,\"n\":2,\"echo\":true,"
+     "\"logprobs\":1}", "}"},
     {"a chat in Ollama's form", "/api/chat",
      "{\"model\":\"chat\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}],\"options\":{\"temperature\":0,\"num_predict\":4},\"stream\":false}",
      "}"},

@@ -178,6 +178,82 @@ static void test_choices(void **state)
     assert_int_equal(close_fixture(&f), 0);
 }
 
+/* ---- prompts that are scored ---- */
+
+struct heard { /* tokens of the prompt, by choice */
+    struct asked asked;
+    int n[2], n_unknown[2], n_before_text[2];
+    float logprob[2][64];
+};
+
+static void on_prompted(void *self, int32_t choice, const struct cabe_sampled *token, const struct cabe_tokenizer *tokenizer)
+{
+    struct heard *h = self;
+
+    assert_non_null(tokenizer);
+    pthread_mutex_lock(&h->asked.lock);
+    assert_int_equal(h->asked.n_started, 1);
+    assert_int_equal(token->n_top, h->n[choice] ? 2 : 0);
+    h->n_unknown[choice] += isnan(token->logprob) != 0;
+    h->logprob[choice][h->n[choice]++] = token->logprob;
+    h->n_before_text[choice] += h->asked.n_text[choice] == 0;
+    pthread_mutex_unlock(&h->asked.lock);
+}
+
+static void test_scored(void **state)
+{
+    static const int64_t new_tokens[] = {-1, 3};
+    const char *prompt = "How likely is this text?";
+    struct cabe_service_ask wish;
+    static struct heard h;
+    struct fixture f;
+
+    (void)state;
+    begin(&f, enough(), NULL);
+    for (size_t i = 0; i < sizeof new_tokens / sizeof new_tokens[0]; i++) {
+        h = (struct heard){.n = {0}};
+        asked_init(&h.asked);
+        wish = prompt_of(&h.asked, WRITER, prompt, new_tokens[i]);
+        wish.self = &h;
+        wish.prompted = on_prompted;
+        wish.sampling.n_logprobs = 2;
+        wish.ignore_end = 1;
+        wish.n_choices = 2;
+        ask(&f, &h.asked, &wish);
+        wait_ended(&h.asked);
+        assert_int_equal(h.asked.status, CABE_OK);
+        assert_int_equal(h.asked.n_started, 1);
+        assert_int_equal(h.asked.finish[0], CABE_SERVICE_LENGTH);
+        assert_int_equal(h.asked.counts.n_new, new_tokens[i] < 0 ? 0 : 6);
+        assert_int_equal(h.asked.n_tokens, h.asked.counts.n_new);
+        for (int c = 0; c < 2; c++) {
+            assert_int_equal(h.n[c], h.asked.counts.n_prompt);
+            assert_int_equal(h.n_before_text[c], h.n[c]);
+            assert_int_equal(h.n_unknown[c], 1);
+            assert_true(isnan(h.logprob[c][0]));
+        }
+        assert_memory_equal(h.logprob[0], h.logprob[1], sizeof h.logprob[0]);
+        asked_clear(&h.asked);
+    }
+    for (int scored = 0; scored < 2; scored++) { /* nothing is written, nothing can be scored */
+        h = (struct heard){.n = {0}};
+        asked_init(&h.asked);
+        wish = prompt_of(&h.asked, WRITER, NULL, -1);
+        wish.ids = (const int32_t[]){1};
+        wish.n_ids = 1;
+        wish.self = &h;
+        wish.prompted = scored ? on_prompted : NULL;
+        ask(&f, &h.asked, &wish);
+        wait_ended(&h.asked);
+        assert_int_equal(h.asked.status, CABE_OK);
+        assert_int_equal(h.asked.n_started, 1);
+        assert_int_equal(h.n[0], scored);
+        assert_int_equal(h.asked.finish[0], CABE_SERVICE_LENGTH);
+        asked_clear(&h.asked);
+    }
+    assert_int_equal(close_fixture(&f), 0);
+}
+
 /* ---- a conversation ---- */
 
 static void test_messages(void **state)
@@ -563,6 +639,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_answers),
         cmocka_unit_test(test_choices),
+        cmocka_unit_test(test_scored),
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_embeddings),
         cmocka_unit_test(test_refusals),
