@@ -28,7 +28,7 @@ static void place(struct cabe_engine *e, struct cabe_arena *arena)
     const struct cabe_engine_config *c = &e->config;
     uint64_t tokens = (uint64_t)c->step_tokens, seqs = (uint64_t)c->n_seqs, n_ctx = (uint64_t)c->n_ctx;
 
-    e->n_slots = c->n_seqs + c->n_parked;
+    e->n_slots = CABE_ENGINE_SLOTS(c->n_seqs);
     e->slots = cabe_arena_take(arena, (uint64_t)e->n_slots, sizeof *e->slots, 64);
     for (int32_t s = 0; s < e->n_slots; s++) {
         int32_t *room = cabe_arena_take(arena, n_ctx + 1, sizeof *room, 64);

@@ -40,6 +40,8 @@ struct cabe_engine;
 #define CABE_ENGINE_SLOWDOWN 1.65
 #define CABE_ENGINE_SHORT 256
 #define CABE_ENGINE_PIECE_S 0.04
+/* Those in a step, as many parked beside them, and as many again that CRITICAL alone takes: it finds a place at once. */
+#define CABE_ENGINE_SLOTS(n_seqs) (3 * (n_seqs))
 #define CABE_ENGINE_PARK_AGE_NS UINT64_C(10000000000) /* parked so long: nothing joins before it but CRITICAL by parking */
 
 struct cabe_engine_config {
@@ -50,7 +52,6 @@ struct cabe_engine_config {
     int32_t n_vocab;
     int64_t step_tokens; /* of one run, at least n_seqs */
     int32_t n_seqs;      /* in one step */
-    int32_t n_parked;    /* that may be parked beside them */
     double slowdown;     /* 0: CABE_ENGINE_SLOWDOWN; below 0: prompts take all that is left of a step */
     int64_t n_ctx;       /* tokens of one sequence; seq_tokens of the store */
     const char *place;   /* in the ledger */

@@ -103,16 +103,23 @@ static struct slot *next_parked(const struct cabe_engine *e, uint64_t now_ns)
     return best;
 }
 
+/* Slots that this class may take: the others leave as many as are in a step, each of which CRITICAL may park. */
+static int32_t n_free(const struct cabe_engine *e, enum cabe_class class_)
+{
+    int32_t n = class_ == CABE_CLASS_CRITICAL ? 0 : -e->config.n_seqs;
+
+    for (int32_t i = 0; i < e->n_slots; i++)
+        n += !e->slots[i].used;
+    return n;
+}
+
 /* A free slot, and a place (1) or somebody who gives his up (2); nobody is parked who comes first. */
 int cabe_engine_has_room(const struct cabe_engine *e, enum cabe_class class_)
 {
     uint64_t now_ns = cabe_clock_ns();
     const struct slot *parked = next_parked(e, now_ns);
-    int is_free = 0;
 
-    for (int32_t i = 0; i < e->n_slots && !is_free; i++)
-        is_free = !e->slots[i].used;
-    if (!is_free || (parked && parked->request.class_ <= class_))
+    if (n_free(e, class_) <= 0 || (parked && parked->request.class_ <= class_))
         return 0;
     if (parked && is_aged(e, parked, now_ns)) /* the next free place is its, but no other's is */
         return class_ == CABE_CLASS_CRITICAL && n_placed(e) >= e->config.n_seqs && victim_for(e, class_) ? 2 : 0;

@@ -480,7 +480,7 @@ static void begin_choices(struct decoding_host *h)
  */
 static int wants_more(const struct decoding_host *h, enum cabe_class class_)
 {
-    int32_t n_seqs = h->n_answers / 2;
+    int64_t n_seqs = h->loaded->knobs.value[CABE_KNOB_SEQUENCES];
     int room;
     int32_t waiting = 0, reading = 0, used = 0;
 
@@ -749,7 +749,7 @@ static enum cabe_status open_answers(struct decoding_host *h, struct cabe_error 
 {
     size_t room = cabe_decoder_room(h->tokenizer) + 8;
 
-    h->n_answers = (int32_t)h->loaded->knobs.value[CABE_KNOB_SEQUENCES] * 2; /* parked ones too */
+    h->n_answers = CABE_ENGINE_SLOTS((int32_t)h->loaded->knobs.value[CABE_KNOB_SEQUENCES]);
     h->answers = cabe_calloc((size_t)h->n_answers, sizeof *h->answers);
     if (!h->answers)
         return cabe_fail(err, CABE_ERR_OOM, "%d answers", h->n_answers);

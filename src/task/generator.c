@@ -95,7 +95,6 @@ static struct cabe_engine_config engine_config(const struct cabe_generator *g, c
                                         .n_vocab = (int32_t)cabe_model_config(g->net.model)->n_vocab,
                                         .step_tokens = knobs->value[CABE_KNOB_BATCH],
                                         .n_seqs = (int32_t)knobs->value[CABE_KNOB_SEQUENCES],
-                                        .n_parked = (int32_t)knobs->value[CABE_KNOB_SEQUENCES],
                                         .n_ctx = knobs->value[CABE_KNOB_CONTEXT],
                                         .place = g->net.place,
                                         .check = check_weights,

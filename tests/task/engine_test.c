@@ -228,9 +228,9 @@ static void the_parked_say_what_they_would_have_said(void **state)
 
 static void places_go_by_class(void **state)
 {
-    struct answer low[2], high, critical;
+    struct answer low[2], high, critical, second;
     struct cabe_engine_view view;
-    int32_t slot[4];
+    int32_t slot[5];
     struct bench b;
 
     (void)state;
@@ -244,19 +244,24 @@ static void places_go_by_class(void **state)
     assert_true(cabe_engine_has_room(b.engine, CABE_CLASS_HIGH));
     assert_int_equal(ask(&b, 2, 20, 8, CABE_CLASS_HIGH, NULL, &high, &slot[2]), CABE_OK);
     assert_int_equal(ask(&b, 3, 20, 4, CABE_CLASS_CRITICAL, NULL, &critical, &slot[3]), CABE_OK);
-    assert_false(cabe_engine_has_room(b.engine, CABE_CLASS_CRITICAL)); /* four are as many as are known */
-    assert_int_equal(cabe_engine_n_running(b.engine), 4);
+    assert_false(cabe_engine_has_room(b.engine, CABE_CLASS_HIGH)); /* four are as many as the others have */
+    assert_int_equal(cabe_engine_has_room(b.engine, CABE_CLASS_CRITICAL), 2);
+    assert_int_equal(ask(&b, 4, 20, 4, CABE_CLASS_CRITICAL, NULL, &second, &slot[4]), CABE_OK);
+    assert_false(cabe_engine_has_room(b.engine, CABE_CLASS_CRITICAL)); /* nobody of a lower class is in a step */
+    assert_int_equal(cabe_engine_n_running(b.engine), 5);
     for (int i = 0; i < 2; i++) {
         cabe_engine_view(b.engine, slot[i], &view);
         assert_true(view.parked && view.n_parked == 1);
         assert_null(cabe_engine_logits(b.engine, slot[i]));
     }
-    while (finish_of(&b, slot[3], &view) == CABE_FINISH_NOT)
+    while (finish_of(&b, slot[3], &view) == CABE_FINISH_NOT || finish_of(&b, slot[4], &view) == CABE_FINISH_NOT)
         step(&b);
     cabe_engine_remove(b.engine, slot[3]);
-    assert_false(cabe_engine_has_room(b.engine, CABE_CLASS_LOW)); /* a parked one comes first */
-    assert_true(cabe_engine_has_room(b.engine, CABE_CLASS_NORMAL));
+    cabe_engine_remove(b.engine, slot[4]);
+    assert_false(cabe_engine_has_room(b.engine, CABE_CLASS_NORMAL)); /* a parked one comes first */
     step(&b);
+    assert_false(cabe_engine_has_room(b.engine, CABE_CLASS_LOW));
+    assert_int_equal(cabe_engine_has_room(b.engine, CABE_CLASS_NORMAL), 2);
     cabe_engine_view(b.engine, slot[0], &view);
     assert_false(view.parked); /* who joined first */
     cabe_engine_view(b.engine, slot[1], &view);
