@@ -24,7 +24,7 @@ static struct cabe_service_model service_model = {.name = "tiny \"llama\"",
                                                   .n_waiting = 3,
                                                   .kv_pages = 8,
                                                   .kv_pages_used = 2};
-static unsigned service_hangs_ms;
+static atomic_int service_hangs;
 static void (*answered)(void *self, const char *model, enum cabe_class class_, enum cabe_status status,
                         enum cabe_service_finish finish, const struct cabe_service_counts *counts);
 static void *answered_self;
@@ -54,7 +54,8 @@ void cabe_service_on_time(struct cabe_service *service,
 void cabe_service_stats(struct cabe_service *service, struct cabe_service_stats *stats)
 {
     (void)service;
-    usleep(service_hangs_ms * 1000);
+    while (atomic_load(&service_hangs))
+        usleep(1000);
     *stats = service_stats;
 }
 
@@ -282,13 +283,14 @@ static void test_stalls_are_seen(void **state)
     service_stats.stalled_s = 0;
     is_well(metrics);
 
-    service_hangs_ms = 600; /* a service that does not even say how it is */
+    atomic_store(&service_hangs, 1); /* a service that does not even say how it is */
     pthread_create(&thread, NULL, sampler, metrics);
-    usleep(400000);
-    assert_int_equal(cabe_metrics_stalled(metrics, 0.2, why, sizeof why), 1);
+    why[0] = '\0';
+    for (int i = 0; i < 30000 && !cabe_metrics_stalled(metrics, 0.2, why, sizeof why); i++)
+        usleep(1000);
     assert_non_null(strstr(why, "not answered"));
+    atomic_store(&service_hangs, 0);
     pthread_join(thread, NULL);
-    service_hangs_ms = 0;
     is_well(metrics);
     cabe_metrics_close(metrics);
 }

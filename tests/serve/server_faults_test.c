@@ -108,6 +108,20 @@ static uint64_t used_bytes(void)
     return view.device[CABE_HOST].used_bytes;
 }
 
+/* What the last request opened has been closed. */
+static void until_closed(void)
+{
+    struct cabe_http_stats stats;
+
+    for (int i = 0; i < PATIENCE; i++) {
+        cabe_http_stats(server->http, &stats);
+        if (stats.n_connections == 0)
+            return;
+        usleep(10000);
+    }
+    fail_msg("%d connections stay", (int)stats.n_connections);
+}
+
 /* Nothing runs or waits. */
 static void until_idle(const char *what, uint64_t n)
 {
@@ -226,7 +240,8 @@ static void starve(const struct form *form)
     }
     snprintf(whole, sizeof whole, "%s", body_of(answer));
     assert_non_null(strstr(whole, form->last));
-    usleep(100000); /* what was opened for it has been closed */
+    until_idle(form->what, 0);
+    until_closed();
     before = used_bytes();
     for (n = 1;; n++) {
         count = cabe_memory_count();
