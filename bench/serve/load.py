@@ -17,6 +17,8 @@ usage: load.py COMMAND --url URL [--url URL...] [OPTIONS]
             does nothing else. With --retries who is refused comes again when it was told to (a share --returning of
             them, if it is within --patience seconds): whether that held.
   embed     --clients that send one sentence each: sentences a second, and beside them those of `PROGRAM embed` (--library).
+            By wrk where it is installed, else by this process, which takes a good part of the processors itself. --rest
+            seconds come first, as between servers.
   switch    the models A and B (--models A,B) asked in turn: seconds to the first token.
 
 Goodput: tokens a second of answers whose first token came within --first seconds and whose tokens came within --between
@@ -33,6 +35,7 @@ import math
 import os
 import pathlib
 import random
+import shutil
 import socket
 import statistics
 import struct
@@ -444,26 +447,63 @@ async def overload(args):
 
 
 async def embed(args):
-    url, n = args.url[0], 0
-    began = time.monotonic()
+    clients = int(args.clients.split(",")[0])
+    await asyncio.sleep(args.rest or 0)
+    if shutil.which("wrk"):
+        n, seconds = embed_by_wrk(args, clients), args.seconds
+    else:
+        n, seconds = await embed_from_here(args, clients)
+    result = {"client": "wrk" if shutil.which("wrk") else "python", "sentences_per_s": n / seconds}
+    if args.library:
+        result["library_sentences_per_s"] = library(args, n)
+        result["share"] = result["sentences_per_s"] / result["library_sentences_per_s"]
+    print(json.dumps(result, indent=1))
+
+
+async def embed_from_here(args, clients):
+    """This process takes part of the processors that the server is measured on."""
+    began, n = time.monotonic(), 0
 
     async def client(number):
         nonlocal n
         turn = 0
         while time.monotonic() - began < args.seconds:
-            answer = await post(url, "/v1/embeddings",
+            answer = await post(args.url[0], "/v1/embeddings",
                                 {"model": args.model, "input": prompt_of(24, number * 100000 + turn)})
             turn += 1
             if answer.error:
                 sys.exit(answer.error)
             n += 1
 
-    await asyncio.gather(*(client(number) for number in range(int(args.clients.split(",")[0]))))
-    result = {"sentences_per_s": n / (time.monotonic() - began)}
-    if args.library:
-        result["library_sentences_per_s"] = library(args, n)
-        result["share"] = result["sentences_per_s"] / result["library_sentences_per_s"]
-    print(json.dumps(result, indent=1))
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    return n, time.monotonic() - began
+
+
+def embed_by_wrk(args, clients):
+    """The number of sentences: sentences of the same kind, asked for by a client that takes next to nothing."""
+    script = """
+        local words, n = {%s}, %d
+        math.randomseed(%d)
+        request = function()
+            local text = {}
+            for i = 1, n do text[i] = words[math.random(#words)] end
+            return wrk.format("POST", "/v1/embeddings", {["content-type"] = "application/json"},
+                              '{"model": "%s", "input": "' .. table.concat(text, " ") .. '"}')
+        end
+        done = function(summary, latency, requests)
+            print("n", summary.requests, "errors", summary.errors.status + summary.errors.connect + summary.errors.read
+                  + summary.errors.write + summary.errors.timeout)
+        end
+    """ % (", ".join(f'"{word}"' for word in WORDS), len(prompt_of(24, 0).split()), random.randrange(1 << 30), args.model)
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
+        file.write(script)
+        file.flush()
+        done = subprocess.run(["wrk", "-t1", f"-c{clients}", f"-d{int(args.seconds)}s", "-s", file.name, args.url[0]],
+                              capture_output=True, text=True, check=True)
+    said = [line.split() for line in done.stdout.splitlines() if line.startswith("n\t")]
+    if not said or said[0][3] != "0":
+        sys.exit(done.stdout)
+    return int(said[0][1])
 
 
 def library(args, n):
