@@ -1,15 +1,18 @@
 /*
  * What the thread team and the ledger cost: a region, a barrier, a chunk; alone, and with a second process
  * that does the same on the same CPUs. Each figure is the median of several runs, with the least and the
- * greatest.
+ * greatest. And what it costs to ask which pages of a ledger are there.
  */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "base/threads.h"
 #include "cabe/ledger.h"
 
@@ -64,6 +67,17 @@ static void reserve_and_release(struct cabe_team *team, void *arg)
             cabe_ledger_release(arg, CABE_HOST, CABE_PURPOSE_KV, 4096, "all-minilm-l6-v2");
 }
 
+#define TOUCHED_BYTES (UINT64_C(500) << 20)
+
+static void read_touched(struct cabe_team *team, void *arg)
+{
+    static struct cabe_ledger_touched touched;
+    static struct cabe_ledger_view view;
+
+    (void)team;
+    cabe_ledger_read_touched(arg, &view, &touched);
+}
+
 static int by_value(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -71,8 +85,9 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void measure(const char *what, void (*work)(struct cabe_team *team, void *arg), struct cabe_team *team,
-                    void *arg)
+/* `work` makes n_calls of what is measured. */
+static void measure_calls(const char *what, int n_calls, void (*work)(struct cabe_team *team, void *arg),
+                          struct cabe_team *team, void *arg)
 {
     double us[N_REPEATS];
 
@@ -80,10 +95,39 @@ static void measure(const char *what, void (*work)(struct cabe_team *team, void 
         uint64_t start_ns = cabe_clock_ns();
 
         work(team, arg);
-        us[i] = (double)(cabe_clock_ns() - start_ns) / (1e3 * N_STEPS);
+        us[i] = (double)(cabe_clock_ns() - start_ns) / (1e3 * n_calls);
     }
     qsort(us, N_REPEATS, sizeof us[0], by_value);
     printf("%-36s %9.3f us  (%.3f to %.3f)\n", what, us[N_REPEATS / 2], us[0], us[N_REPEATS - 1]);
+}
+
+static void measure(const char *what, void (*work)(struct cabe_team *team, void *arg), struct cabe_team *team,
+                    void *arg)
+{
+    measure_calls(what, N_STEPS, work, team, arg);
+}
+
+/* What a ledger with 500 MB of pages costs to read: untouched, small pages, huge ones. */
+static void measure_touched(struct cabe_ledger *ledger)
+{
+    static const char *const names[] = {"read touched, 500 MiB not touched", "read touched, 500 MiB of small pages",
+                                        "read touched, 500 MiB of huge pages"};
+    void *pages;
+
+    for (int k = 0; k < 3; k++) {
+        if (cabe_ledger_reserve(ledger, CABE_HOST, CABE_PURPOSE_KV, TOUCHED_BYTES, "kv", NULL) != CABE_OK ||
+            cabe_pages_map(&pages, TOUCHED_BYTES, 0, NULL) != CABE_OK)
+            return;
+        cabe_ledger_add_pages(ledger, CABE_HOST, CABE_PURPOSE_KV, pages, TOUCHED_BYTES);
+        if (k == 1)
+            (void)madvise(pages, TOUCHED_BYTES, MADV_NOHUGEPAGE);
+        if (k > 0)
+            memset(pages, 1, TOUCHED_BYTES);
+        measure_calls(names[k], 1, read_touched, NULL, ledger);
+        cabe_ledger_remove_pages(ledger, pages);
+        cabe_pages_unmap(pages, TOUCHED_BYTES);
+        cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_KV, TOUCHED_BYTES, "kv");
+    }
 }
 
 static void measure_team(int n_members, const char *where)
@@ -112,6 +156,7 @@ int main(void)
     n_cpus = n_cpus > CABE_TEAM_MAX / 2 ? CABE_TEAM_MAX / 2 : n_cpus;
     if (cabe_ledger_open(&ledger, &config, NULL) == CABE_OK) {
         measure("ledger, reserve or release", reserve_and_release, NULL, ledger);
+        measure_touched(ledger);
         cabe_ledger_close(ledger);
     }
     measure_team(1, "");

@@ -18,6 +18,14 @@
 #define PLACES_MAX (TABLE_SIZE / 2)
 #define PLACE_BYTES sizeof(((struct cabe_ledger_holder *)0)->place)
 #define OTHERS "(others)"
+#define PAGES_MAX 1024u /* ranges of pages; more count as touched */
+
+struct pages {
+    const void *at;
+    uint64_t bytes;
+    int device;
+    enum cabe_purpose purpose;
+};
 
 struct cabe_ledger {
     pthread_mutex_t own;
@@ -28,6 +36,9 @@ struct cabe_ledger {
     struct cabe_ledger_holder table[TABLE_SIZE]; /* bytes 0: free */
     struct cabe_registry *registry;              /* NULL: not shared */
     struct cabe_ledger *shares;                  /* that are open */
+    pthread_mutex_t pages_lock; /* of the two below; taken before `lock`, and held while the system is asked about them */
+    struct pages pages[PAGES_MAX];
+    size_t n_pages;
 
     /* of a share */
     struct cabe_ledger *parent, *next;
@@ -144,6 +155,7 @@ enum cabe_status cabe_ledger_open(struct cabe_ledger **out, const struct cabe_le
     if (!ledger)
         return cabe_fail(err, CABE_ERR_OOM, "ledger: %zu bytes", sizeof *ledger);
     pthread_mutex_init(&ledger->own, NULL); /* glibc: never fails */
+    pthread_mutex_init(&ledger->pages_lock, NULL);
     ledger->lock = &ledger->own;
     ledger->now.n_devices = config->n_devices;
     for (int d = 0; d < config->n_devices; d++)
@@ -381,6 +393,8 @@ void cabe_ledger_close(struct cabe_ledger *ledger)
     if (ledger->parent)
         leave_parent(ledger);
     cabe_registry_close(ledger->registry);
+    assert(ledger->n_pages == 0);
+    pthread_mutex_destroy(&ledger->pages_lock);
     pthread_mutex_destroy(&ledger->own);
     cabe_free(ledger);
 }
@@ -404,6 +418,71 @@ void cabe_ledger_read(const struct cabe_ledger *ledger, struct cabe_ledger_view 
     cabe_registry_others(ledger->registry, others);
     for (int d = 0; d < view->n_devices; d++)
         view->device[d].others_bytes = others[d];
+}
+
+/* ---- what is touched ---- */
+
+void cabe_ledger_add_pages(struct cabe_ledger *ledger, int device, enum cabe_purpose purpose, const void *pages,
+                           uint64_t bytes)
+{
+    struct cabe_ledger *l = ledger->parent ? ledger->parent : ledger;
+
+    assert(is_account(l, device, purpose));
+    if (!pages || bytes == 0)
+        return;
+    pthread_mutex_lock(&l->pages_lock);
+    if (l->n_pages < PAGES_MAX)
+        l->pages[l->n_pages++] = (struct pages){pages, bytes, device, purpose};
+    pthread_mutex_unlock(&l->pages_lock);
+}
+
+void cabe_ledger_remove_pages(struct cabe_ledger *ledger, const void *pages)
+{
+    struct cabe_ledger *l;
+
+    if (!pages)
+        return;
+    l = ledger->parent ? ledger->parent : ledger;
+    pthread_mutex_lock(&l->pages_lock);
+    for (size_t i = 0; i < l->n_pages; i++)
+        if (l->pages[i].at == pages) {
+            l->pages[i] = l->pages[--l->n_pages];
+            break;
+        }
+    pthread_mutex_unlock(&l->pages_lock);
+}
+
+/* Takes off what is not there; the account ends at nothing whatever its holders said. */
+static void take_off(struct cabe_ledger_touched *touched, int device, enum cabe_purpose purpose, uint64_t bytes)
+{
+    uint64_t *held = &touched->device[device].purpose_bytes[purpose];
+
+    bytes = bytes < *held ? bytes : *held;
+    *held -= bytes;
+    touched->device[device].bytes -= bytes;
+}
+
+void cabe_ledger_read_touched(const struct cabe_ledger *ledger, struct cabe_ledger_view *view,
+                              struct cabe_ledger_touched *touched)
+{
+    struct cabe_ledger *l = (struct cabe_ledger *)(uintptr_t)ledger; /* as in locked() */
+    uint64_t absent[CABE_DEVICES_MAX][CABE_N_PURPOSES] = {{0}};
+
+    assert(!ledger->parent);
+    pthread_mutex_lock(&l->pages_lock); /* so that what is noted is still reserved when the view is taken */
+    for (size_t i = 0; i < l->n_pages; i++)
+        absent[l->pages[i].device][l->pages[i].purpose] +=
+            l->pages[i].bytes - cabe_pages_touched(l->pages[i].at, l->pages[i].bytes);
+    cabe_ledger_read(ledger, view);
+    pthread_mutex_unlock(&l->pages_lock);
+    memset(touched, 0, sizeof *touched);
+    for (int d = 0; d < view->n_devices; d++) {
+        touched->device[d].bytes = view->device[d].used_bytes;
+        memcpy(touched->device[d].purpose_bytes, view->device[d].purpose_bytes, sizeof touched->device[d].purpose_bytes);
+        take_off(touched, d, CABE_PURPOSE_PROMISED, UINT64_MAX);
+        for (int p = 0; p < CABE_N_PURPOSES; p++)
+            take_off(touched, d, (enum cabe_purpose)p, absent[d][p]);
+    }
 }
 
 uint64_t cabe_ledger_promised_bytes(const char *shared_dir)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define HUGE_PAGE (2u << 20)
+#define PIECE_PAGES 4096u /* that are asked for at once: the system answers with a byte for each */
 
 /* Relaxed: they count, they order nothing. */
 static atomic_uint_fast64_t n_asked;
@@ -180,4 +181,29 @@ void cabe_pages_unmap(void *pages, uint64_t bytes)
 {
     if (pages)
         munmap(pages, cabe_pages_round(bytes));
+}
+
+/* Of n pages; all of them where the system does not say. */
+static size_t count_touched(uint8_t *pages, size_t n)
+{
+    unsigned char answer[PIECE_PAGES];
+    size_t n_touched = 0;
+
+    if (mincore(pages, n * page_bytes(), answer) != 0)
+        return n;
+    for (size_t i = 0; i < n; i++)
+        n_touched += answer[i] & 1;
+    return n_touched;
+}
+
+uint64_t cabe_pages_touched(const void *pages, uint64_t bytes)
+{
+    uint8_t *at = (uint8_t *)(uintptr_t)pages;
+    uint64_t n_pages = cabe_pages_round(bytes) / page_bytes(), touched;
+    size_t n_touched = 0;
+
+    for (uint64_t i = 0; bytes > 0 && i < n_pages; i += PIECE_PAGES)
+        n_touched += count_touched(at + i * page_bytes(), n_pages - i < PIECE_PAGES ? (size_t)(n_pages - i) : PIECE_PAGES);
+    touched = n_touched * page_bytes();
+    return touched < bytes ? touched : bytes;
 }

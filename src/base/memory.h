@@ -31,6 +31,11 @@ CABE_CHECKED enum cabe_status cabe_pages_map(void **out, uint64_t bytes, int pop
 void cabe_pages_unmap(void *pages, uint64_t bytes); /* NULL is fine */
 /* The bytes that cabe_pages_map() really takes for `bytes`. */
 uint64_t cabe_pages_round(uint64_t bytes);
+/*
+ * Of `bytes` from `pages` (a page's beginning, anonymous memory), what the system has given pages for, by mincore(2): what
+ * was never written, or was swapped out, is not in it. Where the system does not say: all of it.
+ */
+uint64_t cabe_pages_touched(const void *pages, uint64_t bytes);
 void cabe_memory_trim(void); /* gives free heap back to the system */
 
 /* How many of these this thread was refused since it began: what libraries that allocate through them (jansson) do not tell

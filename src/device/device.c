@@ -276,10 +276,14 @@ enum cabe_status cabe_host_alloc(struct cabe_buffer *buffer, struct cabe_error *
     enum cabe_status status = cabe_pages_map(&pages, buffer->bytes, buffer->populate, err);
 
     buffer->host = pages;
+    if (status == CABE_OK && !buffer->populate)
+        cabe_ledger_add_pages(buffer->device->config.ledger, buffer->device->config.ledger_device, buffer->purpose, pages,
+                              buffer->held_bytes);
     return status;
 }
 
 void cabe_host_free(struct cabe_buffer *buffer)
 {
+    cabe_ledger_remove_pages(buffer->device->config.ledger, buffer->host);
     cabe_pages_unmap(buffer->host, buffer->bytes);
 }

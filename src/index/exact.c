@@ -52,7 +52,9 @@ enum cabe_status cabe_exact_take(const struct cabe_exact *exact, void **out, uin
     if (status != CABE_OK || bytes == 0)
         return status;
     status = cabe_pages_map(out, bytes, 0, err);
-    if (status != CABE_OK)
+    if (status == CABE_OK)
+        cabe_ledger_add_pages(exact->head.ledger, CABE_HOST, CABE_PURPOSE_INDEX, *out, bytes);
+    else
         cabe_ledger_release(exact->head.ledger, CABE_HOST, CABE_PURPOSE_INDEX, bytes, place);
     return status;
 }
@@ -61,6 +63,7 @@ void cabe_exact_give(struct cabe_ledger *ledger, void *pages, uint64_t bytes, co
 {
     if (!pages)
         return;
+    cabe_ledger_remove_pages(ledger, pages);
     cabe_pages_unmap(pages, bytes);
     cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_INDEX, bytes, place);
 }

@@ -95,6 +95,7 @@ enum cabe_status cabe_engine_open(struct cabe_engine **out, const struct cabe_en
         cabe_engine_close(e);
         return status;
     }
+    cabe_ledger_add_pages(config->ledger, CABE_HOST, CABE_PURPOSE_ACTIVATIONS, e->block, e->block_bytes);
     arena = (struct cabe_arena){e->block, 0, e->block_bytes};
     place(e, &arena);
     *out = e;
@@ -107,6 +108,7 @@ void cabe_engine_close(struct cabe_engine *e)
         return;
     for (int32_t s = 0; e->slots && s < e->n_slots; s++)
         cabe_engine_remove(e, s);
+    cabe_ledger_remove_pages(e->config.ledger, e->block);
     cabe_pages_unmap(e->block, e->block_bytes);
     if (e->block_bytes)
         cabe_ledger_release(e->config.ledger, CABE_HOST, CABE_PURPOSE_ACTIVATIONS, e->block_bytes, e->config.place);

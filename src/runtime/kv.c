@@ -126,6 +126,7 @@ enum cabe_status cabe_kv_open(struct cabe_kv **out, const struct cabe_kv_config 
         cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_KV, sizes.host_bytes, sizes.place);
         return cabe_fail_in(err, status, "%s: KV tables", sizes.place);
     }
+    cabe_ledger_add_pages(ledger, CABE_HOST, CABE_PURPOSE_KV, block, sizes.host_bytes);
     kv = block;
     *kv = sizes;
     arena = (struct cabe_arena){block, 0, sizes.host_bytes};
@@ -150,6 +151,7 @@ void cabe_kv_close(struct cabe_kv *kv)
     assert(kv->n_open == 0);
     last = *kv; /* it lies in the block itself */
     cabe_buffer_free(last.buffer);
+    cabe_ledger_remove_pages(last.ledger, kv);
     cabe_pages_unmap(kv, last.host_bytes);
     cabe_ledger_release(last.ledger, CABE_HOST, CABE_PURPOSE_KV, last.host_bytes, last.place);
 }

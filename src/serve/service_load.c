@@ -250,6 +250,7 @@ static void close_loaded(struct cabe_loaded *l)
     cabe_chat_tokens_close(l->chat);
     cabe_generator_close(l->generator);
     cabe_encoder_close(l->encoder);
+    cabe_ledger_remove_pages(ledger, l->rows);
     cabe_pages_unmap(l->rows, l->rows_bytes);
     if (l->rows_bytes)
         cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_INDEX, l->rows_bytes, l->entry->view.name);
@@ -268,9 +269,11 @@ static enum cabe_status load_rows(struct cabe_loaded *l, struct cabe_error *err)
         return status;
     l->rows_bytes = bytes;
     status = cabe_pages_map(&pages, bytes, 0, err);
-    if (status == CABE_OK)
-        l->rows = pages;
-    return status;
+    if (status != CABE_OK)
+        return status;
+    l->rows = pages;
+    cabe_ledger_add_pages(l->session.ledger, CABE_HOST, CABE_PURPOSE_INDEX, pages, bytes);
+    return CABE_OK;
 }
 
 static void on_page(void *self, enum cabe_kv_time what, double seconds)

@@ -113,17 +113,20 @@ enum cabe_status cabe_analyze_open(struct cabe_analyze_job **out, struct cabe_se
     return CABE_OK;
 }
 
+/* What take_pages() took; `bytes` 0: nothing. */
+static void give_pages(struct cabe_analyze_job *job, enum cabe_purpose purpose, void *pages, uint64_t bytes, const char *place)
+{
+    cabe_ledger_remove_pages(job->ledger, pages);
+    cabe_pages_unmap(pages, bytes);
+    if (bytes)
+        cabe_ledger_release(job->ledger, CABE_HOST, purpose, bytes, place);
+}
+
 static void end_run(struct cabe_analyze_job *job)
 {
-    struct cabe_ledger *ledger = job->ledger;
-
     cabe_index_close(job->index);
-    cabe_pages_unmap(job->kept, job->kept_bytes);
-    cabe_pages_unmap(job->reported, job->reported_bytes);
-    if (job->kept_bytes)
-        cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_DOCUMENTS, job->kept_bytes, "sentences");
-    if (job->reported_bytes)
-        cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_INDEX, job->reported_bytes, "repeated ideas");
+    give_pages(job, CABE_PURPOSE_DOCUMENTS, job->kept, job->kept_bytes, "sentences");
+    give_pages(job, CABE_PURPOSE_INDEX, job->reported, job->reported_bytes, "repeated ideas");
     job->index = NULL;
     job->kept = job->reported = NULL;
     job->kept_bytes = job->reported_bytes = 0;
@@ -344,22 +347,26 @@ static enum cabe_status keep_sentence(void *self, const struct cabe_sentence *se
     return CABE_OK;
 }
 
-static enum cabe_status reserve(struct cabe_analyze_job *job, enum cabe_purpose purpose, uint64_t bytes,
-                                const char *place, void **out, uint64_t *out_bytes, struct cabe_error *err)
+/* Reserves, then maps. *out_bytes: what is to be given back, whether or not the second went well. */
+static enum cabe_status take_pages(struct cabe_analyze_job *job, enum cabe_purpose purpose, uint64_t bytes,
+                                   const char *place, void **out, uint64_t *out_bytes, struct cabe_error *err)
 {
     enum cabe_status status = cabe_ledger_reserve(job->ledger, CABE_HOST, purpose, bytes, place, err);
 
     if (status != CABE_OK)
         return status;
     *out_bytes = bytes;
-    return cabe_pages_map(out, bytes, 0, err);
+    status = cabe_pages_map(out, bytes, 0, err);
+    if (status == CABE_OK)
+        cabe_ledger_add_pages(job->ledger, CABE_HOST, purpose, *out, bytes);
+    return status;
 }
 
 static enum cabe_status read_stage(struct cabe_analyze_job *job, struct cabe_error *err)
 {
     struct cabe_ledger *ledger = job->ledger;
-    enum cabe_status status = reserve(job, CABE_PURPOSE_DOCUMENTS, sentences_bytes(job), "sentences", &job->kept,
-                                      &job->kept_bytes, err);
+    enum cabe_status status = take_pages(job, CABE_PURPOSE_DOCUMENTS, sentences_bytes(job), "sentences", &job->kept,
+                                         &job->kept_bytes, err);
 
     if (status != CABE_OK)
         return status;
@@ -430,23 +437,20 @@ static enum cabe_status embed_stage(struct cabe_analyze_job *job, const struct c
 {
     struct cabe_index_config config = index_config(job, knobs);
     int64_t n = knobs->value[CABE_KNOB_CHUNK];
-    struct cabe_ledger *ledger = job->ledger;
     struct cabe_arena arena = {0};
     struct chunk chunk;
     void *block = NULL;
     uint64_t bytes = 0;
-    enum cabe_status status = cabe_index_open(&job->index, &config, ledger, job->session->kernels, err);
+    enum cabe_status status = cabe_index_open(&job->index, &config, job->ledger, job->session->kernels, err);
 
     if (status == CABE_OK)
-        status = reserve(job, CABE_PURPOSE_DOCUMENTS, chunk_bytes(job, n), "texts", &block, &bytes, err);
+        status = take_pages(job, CABE_PURPOSE_DOCUMENTS, chunk_bytes(job, n), "texts", &block, &bytes, err);
     if (status == CABE_OK) {
         arena = (struct cabe_arena){block, 0, bytes};
         place_chunk(&chunk, &arena, job, n);
         status = embed_chunks(job, &chunk, n, n_tokens, err);
     }
-    cabe_pages_unmap(block, bytes);
-    if (bytes)
-        cabe_ledger_release(ledger, CABE_HOST, CABE_PURPOSE_DOCUMENTS, bytes, "texts");
+    give_pages(job, CABE_PURPOSE_DOCUMENTS, block, bytes, "texts");
     return status;
 }
 
@@ -467,8 +471,8 @@ static enum cabe_status echo_of(struct cabe_analyze_job *job, struct cabe_idea_p
 static enum cabe_status report_stage(struct cabe_analyze_job *job, const struct cabe_join *join, struct cabe_error *err)
 {
     struct cabe_arena arena = {0};
-    enum cabe_status status = reserve(job, CABE_PURPOSE_INDEX, ideas_bytes(job), "repeated ideas", &job->reported,
-                                      &job->reported_bytes, err);
+    enum cabe_status status = take_pages(job, CABE_PURPOSE_INDEX, ideas_bytes(job), "repeated ideas", &job->reported,
+                                         &job->reported_bytes, err);
 
     if (status != CABE_OK)
         return status;

@@ -184,6 +184,7 @@ static enum cabe_status open_batch(struct cabe_encoder *e, const int64_t bounds[
     status = cabe_pages_map(&e->batch_block, e->batch_bytes, 0, err);
     if (status != CABE_OK)
         return status;
+    cabe_ledger_add_pages(e->net.session->ledger, CABE_HOST, CABE_PURPOSE_ACTIVATIONS, e->batch_block, e->batch_bytes);
     arena = (struct cabe_arena){e->batch_block, 0, e->batch_bytes};
     place_batch(&e->batch, &arena, bounds, cabe_encoder_config(e)->width);
     return CABE_OK;
@@ -223,6 +224,8 @@ enum cabe_status cabe_encoder_load(struct cabe_encoder *e, const struct cabe_kno
 void cabe_encoder_unload(struct cabe_encoder *e)
 {
     cabe_encoding_clear(&e->encoding);
+    if (e->batch_block)
+        cabe_ledger_remove_pages(e->net.session->ledger, e->batch_block);
     cabe_pages_unmap(e->batch_block, e->batch_bytes);
     if (e->batch_bytes)
         cabe_ledger_release(e->net.session->ledger, CABE_HOST, CABE_PURPOSE_ACTIVATIONS, e->batch_bytes, e->net.place);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -581,6 +582,194 @@ static void no_memory(void **state)
     assert_null(ledger);
 }
 
+/* ---- what is touched ---- */
+
+#define N_PAGES 64 /* fewer than would be one huge page */
+
+/* `bytes` of KV on `device` that nobody has written to yet. */
+static uint8_t *take_pages(struct cabe_ledger *ledger, int device, uint64_t bytes)
+{
+    void *pages;
+
+    reserve(ledger, device, CABE_PURPOSE_KV, bytes, "kv");
+    assert_int_equal(cabe_pages_map(&pages, bytes, 0, NULL), CABE_OK);
+    if (bytes <= N_PAGES * cabe_pages_round(1)) /* neighbours of it could be made one huge page with it */
+        (void)madvise(pages, bytes, MADV_NOHUGEPAGE);
+    cabe_ledger_add_pages(ledger, device, CABE_PURPOSE_KV, pages, bytes);
+    return pages;
+}
+
+static void give_pages(struct cabe_ledger *ledger, int device, uint8_t *pages, uint64_t bytes)
+{
+    cabe_ledger_remove_pages(ledger, pages);
+    cabe_pages_unmap(pages, bytes);
+    cabe_ledger_release(ledger, device, CABE_PURPOSE_KV, bytes, "kv");
+}
+
+static uint64_t touched_of(const struct cabe_ledger *ledger, int device, enum cabe_purpose purpose)
+{
+    struct cabe_ledger_touched touched;
+    struct cabe_ledger_view view;
+
+    cabe_ledger_read_touched(ledger, &view, &touched);
+    for (int d = 0; d < view.n_devices; d++) {
+        uint64_t sum = 0;
+
+        for (int p = 0; p < CABE_N_PURPOSES; p++) {
+            assert_true(touched.device[d].purpose_bytes[p] <= view.device[d].purpose_bytes[p]);
+            sum += touched.device[d].purpose_bytes[p];
+        }
+        assert_int_equal(sum, touched.device[d].bytes);
+    }
+    return touched.device[device].purpose_bytes[purpose];
+}
+
+static int tells_pages(void)
+{
+    uint64_t bytes = 2 * cabe_pages_round(1);
+    void *pages;
+    int tells;
+
+    assert_int_equal(cabe_pages_map(&pages, bytes, 0, NULL), CABE_OK);
+    tells = cabe_pages_touched(pages, bytes) == 0;
+    cabe_pages_unmap(pages, bytes);
+    if (!tells)
+        printf("skip: this system does not say which pages are there\n");
+    return tells;
+}
+
+static void touched_is_what_was_written(void **state)
+{
+    const uint64_t page = cabe_pages_round(1), bytes = N_PAGES * page, many = 9 * MIB + page;
+    struct cabe_ledger *ledger = open_ledger(CABE_UNLIMITED, NULL), *share;
+    uint8_t *host, *device, *shared, *large;
+
+    (void)state;
+    if (!tells_pages()) {
+        cabe_ledger_close(ledger);
+        skip();
+    }
+    reserve(ledger, 0, CABE_PURPOSE_WEIGHTS, 1000, "m"); /* of nobody's pages: touched */
+    reserve(ledger, 0, CABE_PURPOSE_KV, 500, "tables");
+    host = take_pages(ledger, 0, bytes);
+    device = take_pages(ledger, 1, bytes);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_WEIGHTS), 1000);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_KV), 500);
+    assert_int_equal(touched_of(ledger, 1, CABE_PURPOSE_KV), 0);
+    host[0] = host[5 * page] = host[bytes - 1] = 1;
+    host[5 * page + 1] = 1;
+    device[7] = 1;
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_KV), 500 + 3 * page);
+    assert_int_equal(touched_of(ledger, 1, CABE_PURPOSE_KV), page);
+    memset(host, 1, bytes);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_KV), 500 + bytes);
+    give_pages(ledger, 1, device, bytes);
+    assert_int_equal(touched_of(ledger, 1, CABE_PURPOSE_KV), 0);
+
+    /* More than is asked for at once, huge pages and a tail. */
+    large = take_pages(ledger, 1, many);
+    assert_int_equal(touched_of(ledger, 1, CABE_PURPOSE_KV), 0);
+    large[many - 1] = 1;
+    assert_in_range(touched_of(ledger, 1, CABE_PURPOSE_KV), page, 2 * MIB);
+    memset(large, 1, many);
+    assert_int_equal(touched_of(ledger, 1, CABE_PURPOSE_KV), many);
+    give_pages(ledger, 1, large, many);
+
+    /* What is promised is nobody's yet; what a share takes is its parent's. */
+    assert_int_equal(cabe_ledger_open_share(&share, ledger, 2 * bytes, "analysis", NULL), CABE_OK);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_PROMISED), 0);
+    shared = take_pages(share, 0, bytes);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_KV), 500 + bytes);
+    shared[0] = 1;
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_KV), 500 + bytes + page);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_PROMISED), 0);
+    give_pages(share, 0, shared, bytes);
+    cabe_ledger_close(share);
+
+    /* Who names more than he holds hides nothing of others. */
+    cabe_ledger_add_pages(ledger, 0, CABE_PURPOSE_INDEX, host, bytes);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_INDEX), 0);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_WEIGHTS), 1000);
+    cabe_ledger_remove_pages(ledger, host);
+    cabe_ledger_remove_pages(ledger, NULL);
+    cabe_ledger_remove_pages(ledger, &page); /* never named */
+    give_pages(ledger, 0, host, bytes);
+    cabe_ledger_release(ledger, 0, CABE_PURPOSE_WEIGHTS, 1000, "m");
+    cabe_ledger_release(ledger, 0, CABE_PURPOSE_KV, 500, "tables");
+    cabe_ledger_close(ledger);
+}
+
+static void more_pages_than_places(void **state)
+{
+    enum { N = 1100 };
+    const uint64_t page = cabe_pages_round(1);
+    struct cabe_ledger *ledger = open_ledger(CABE_UNLIMITED, NULL);
+    static uint8_t *pages[N];
+    uint64_t touched;
+
+    (void)state;
+    if (!tells_pages()) {
+        cabe_ledger_close(ledger);
+        skip();
+    }
+    for (int i = 0; i < N; i++)
+        pages[i] = take_pages(ledger, 0, page);
+    touched = touched_of(ledger, 0, CABE_PURPOSE_KV); /* those there was no room for */
+    assert_true(touched > 0 && touched < N * page);
+    for (int i = 0; i < N; i++)
+        give_pages(ledger, 0, pages[i], page);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_KV), 0);
+    pages[0] = take_pages(ledger, 0, page);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_KV), 0);
+    give_pages(ledger, 0, pages[0], page);
+    cabe_ledger_close(ledger);
+}
+
+struct toucher {
+    struct cabe_ledger *ledger;
+    atomic_int *n_working;
+};
+
+static void *come_and_go(void *arg)
+{
+    struct toucher *self = arg;
+    const uint64_t bytes = 8 * cabe_pages_round(1);
+
+    for (int i = 0; i < 2000; i++) {
+        uint8_t *pages;
+        void *mapped;
+
+        if (cabe_ledger_reserve(self->ledger, 0, CABE_PURPOSE_KV, bytes, "kv", NULL) != CABE_OK ||
+            cabe_pages_map(&mapped, bytes, 0, NULL) != CABE_OK)
+            abort();
+        pages = mapped;
+        cabe_ledger_add_pages(self->ledger, 0, CABE_PURPOSE_KV, pages, bytes);
+        pages[(uint64_t)(i % 8) * cabe_pages_round(1)] = 1;
+        give_pages(self->ledger, 0, pages, bytes);
+    }
+    atomic_fetch_sub(self->n_working, 1);
+    return NULL;
+}
+
+/* Never more than is reserved, whoever comes and goes while it is read. */
+static void touched_while_others_work(void **state)
+{
+    struct cabe_ledger *ledger = open_ledger(CABE_UNLIMITED, NULL);
+    atomic_int n_working = N_THREADS;
+    struct toucher toucher = {ledger, &n_working};
+    pthread_t threads[N_THREADS];
+
+    (void)state;
+    for (int i = 0; i < N_THREADS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, come_and_go, &toucher), 0);
+    while (atomic_load(&n_working) > 0)
+        (void)touched_of(ledger, 0, CABE_PURPOSE_KV);
+    for (int i = 0; i < N_THREADS; i++)
+        pthread_join(threads[i], NULL);
+    assert_int_equal(touched_of(ledger, 0, CABE_PURPOSE_KV), 0);
+    cabe_ledger_close(ledger);
+}
+
 static void how_long_it_takes(void **state)
 {
     enum { N = 200000 };
@@ -618,6 +807,9 @@ int main(void)
         cmocka_unit_test(registry_lost_while_in_use),
         cmocka_unit_test(useless_folders),
         cmocka_unit_test(no_memory),
+        cmocka_unit_test(touched_is_what_was_written),
+        cmocka_unit_test(more_pages_than_places),
+        cmocka_unit_test(touched_while_others_work),
         cmocka_unit_test(how_long_it_takes),
     };
 

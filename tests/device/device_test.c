@@ -53,6 +53,38 @@ static void buffers_keep_bytes(void **state)
     }
 }
 
+/* What a buffer holds is reserved at once and touched as it is written; a resident one is touched at once. */
+static void buffers_are_touched_as_they_are_written(void **state)
+{
+    const uint64_t page = cabe_pages_round(1);
+
+    (void)state;
+    for (enum kind kind = ON_CPU; kind <= ON_SIM; kind++) {
+        struct cabe_ledger_touched touched;
+        struct cabe_ledger_view view;
+        struct cabe_buffer *buffer, *resident;
+        struct machine m;
+
+        machine_open(&m, kind, 1, 0);
+        OK(cabe_buffer_alloc(&buffer, m.device, 8 * page, CABE_PURPOSE_KV, "kv", &why));
+        OK(cabe_buffer_alloc_resident(&resident, m.device, 2 * page, CABE_PURPOSE_ACTIVATIONS, "a", &why));
+        cabe_ledger_read_touched(m.ledger, &view, &touched);
+        assert_int_equal(view.device[m.ledger_device].used_bytes, 10 * page);
+        assert_int_equal(touched.device[m.ledger_device].purpose_bytes[CABE_PURPOSE_ACTIVATIONS], 2 * page);
+        if (touched.device[m.ledger_device].purpose_bytes[CABE_PURPOSE_KV] == 8 * page) {
+            printf("skip: this system does not say which pages are there\n");
+        } else {
+            assert_int_equal(touched.device[m.ledger_device].bytes, 2 * page);
+            OK(cabe_buffer_upload(buffer, 3 * page - 1, "ab", 2, &why));
+            cabe_ledger_read_touched(m.ledger, &view, &touched);
+            assert_in_range(touched.device[m.ledger_device].purpose_bytes[CABE_PURPOSE_KV], 2 * page, 8 * page);
+        }
+        cabe_buffer_free(buffer);
+        cabe_buffer_free(resident);
+        machine_close(&m);
+    }
+}
+
 static void a_cap_is_never_passed(void **state)
 {
     struct cabe_buffer *a, *b;
@@ -200,6 +232,7 @@ static void refuses_half_a_configuration(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(buffers_are_touched_as_they_are_written),
         cmocka_unit_test(buffers_keep_bytes),   cmocka_unit_test(a_cap_is_never_passed),
         cmocka_unit_test(only_the_host_adopts), cmocka_unit_test(the_host_cannot_touch_a_sim),
         cmocka_unit_test(copies_are_counted),   cmocka_unit_test(refuses_half_a_configuration),
