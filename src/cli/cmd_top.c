@@ -143,12 +143,12 @@ static void draw_memory(struct screen *screen, const json_t *stats)
     json_array_foreach(find(stats, "now.memory.devices"), number_of, device)
     {
         double budget = number(device, "budget_bytes"), used = number(device, "reserved_bytes");
-        char gauge[128], a[CLI_BYTES_MAX], b[CLI_BYTES_MAX], line[512] = "";
+        char gauge[128], a[CLI_BYTES_MAX], b[CLI_BYTES_MAX], c[CLI_BYTES_MAX], line[512] = "";
         size_t n = 0;
 
         bar(screen, budget > 0 ? used / budget : 0, screen->columns > 100 ? 50 : 30, gauge);
-        put(screen, "%-7s [%s] %s of %s, %.0f %%", text(device, "name"), gauge, bytes(used, a), bytes(budget, b),
-            budget > 0 ? 100 * used / budget : 0);
+        put(screen, "%-7s [%s] %s of %s, %.0f %%; %s touched", text(device, "name"), gauge, bytes(used, a),
+            bytes(budget, b), budget > 0 ? 100 * used / budget : 0, bytes(number(device, "touched_bytes"), c));
         json_object_foreach((json_t *)(uintptr_t)find(device, "purposes"), name, value)
         {
             if (n < sizeof line - 64)

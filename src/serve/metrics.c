@@ -204,6 +204,7 @@ static void sample_memory(struct cabe_metrics *metrics, struct cabe_metrics_samp
 {
     struct cabe_session *session = metrics->server->session;
     struct cabe_planned planned = {0};
+    struct cabe_ledger_touched touched;
     struct cabe_pressure pressure;
     struct cabe_ledger_view view;
     struct cabe_rss rss = {0};
@@ -211,11 +212,12 @@ static void sample_memory(struct cabe_metrics *metrics, struct cabe_metrics_samp
     (void)cabe_rss_read(&rss);
     sample->rss_bytes = rss.rss_bytes;
     if (session) {
-        cabe_ledger_read(session->ledger, &view);
+        cabe_ledger_read_touched(session->ledger, &view, &touched);
         sample->n_devices = view.n_devices < CABE_METRICS_DEVICES ? view.n_devices : CABE_METRICS_DEVICES;
         for (int d = 0; d < sample->n_devices; d++) {
             sample->device[d].budget_bytes = view.device[d].budget_bytes;
             sample->device[d].used_bytes = view.device[d].used_bytes;
+            sample->device[d].touched_bytes = touched.device[d].bytes;
             sample->device[d].others_bytes = view.device[d].others_bytes;
             memcpy(sample->device[d].purpose_bytes, view.device[d].purpose_bytes,
                    sizeof sample->device[d].purpose_bytes);

@@ -53,7 +53,7 @@ struct cabe_metrics_sample {
     uint64_t rss_bytes, available_bytes;
     int n_devices;
     struct {
-        uint64_t budget_bytes, used_bytes, others_bytes;
+        uint64_t budget_bytes, used_bytes, touched_bytes, others_bytes;
         uint64_t purpose_bytes[CABE_N_PURPOSES];
     } device[CABE_METRICS_DEVICES];
     int64_t n_running, n_waiting, n_jobs_waiting, n_jobs_running;

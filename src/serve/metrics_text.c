@@ -299,15 +299,25 @@ static void device_line(struct page *page, const char *name, int device, const c
         value);
 }
 
+static void purpose_lines(struct page *page, const char *name, int device, const uint64_t bytes[CABE_N_PURPOSES])
+{
+    char label[64];
+
+    for (int p = 0; p < CABE_N_PURPOSES; p++) {
+        snprintf(label, sizeof label, ",purpose=\"%s\"", cabe_purpose_name((enum cabe_purpose)p));
+        device_line(page, name, device, label, bytes[p]);
+    }
+}
+
 static void memory(struct page *page)
 {
     struct cabe_session *session = page->metrics->server->session;
+    struct cabe_ledger_touched touched;
     struct cabe_ledger_view view;
-    char label[64];
 
     if (!session)
         return;
-    cabe_ledger_read(session->ledger, &view);
+    cabe_ledger_read_touched(session->ledger, &view, &touched);
     begin(page, page->own, "memory_budget_bytes", "gauge", "Bytes that may be held.");
     for (int d = 0; d < view.n_devices; d++)
         device_line(page, "memory_budget_bytes", d, "", view.device[d].budget_bytes);
@@ -317,13 +327,15 @@ static void memory(struct page *page)
     begin(page, page->own, "memory_others_bytes", "gauge", "Bytes of other cabe processes.");
     for (int d = 0; d < view.n_devices; d++)
         device_line(page, "memory_others_bytes", d, "", view.device[d].others_bytes);
+    begin(page, page->own, "memory_touched_bytes", "gauge", "Bytes of those held that the system has given pages for.");
+    for (int d = 0; d < view.n_devices; d++)
+        device_line(page, "memory_touched_bytes", d, "", touched.device[d].bytes);
     begin(page, page->own, "memory_purpose_bytes", "gauge", "Bytes that are held, by what for.");
-    for (int d = 0; d < view.n_devices; d++) {
-        for (int p = 0; p < CABE_N_PURPOSES; p++) {
-            snprintf(label, sizeof label, ",purpose=\"%s\"", cabe_purpose_name((enum cabe_purpose)p));
-            device_line(page, "memory_purpose_bytes", d, label, view.device[d].purpose_bytes[p]);
-        }
-    }
+    for (int d = 0; d < view.n_devices; d++)
+        purpose_lines(page, "memory_purpose_bytes", d, view.device[d].purpose_bytes);
+    begin(page, page->own, "memory_purpose_touched_bytes", "gauge", "Bytes of those that have pages, by what for.");
+    for (int d = 0; d < view.n_devices; d++)
+        purpose_lines(page, "memory_purpose_touched_bytes", d, touched.device[d].purpose_bytes);
     one(page, page->own, "memory_refusals_total", "counter", "Reservations that the ledger refused.",
         (double)view.n_refused);
 }

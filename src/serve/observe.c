@@ -36,9 +36,10 @@ json_t *cabe_metrics_sample_json(const struct cabe_metrics *metrics, const struc
             if (sample->device[d].purpose_bytes[p])
                 add(purposes, cabe_purpose_name((enum cabe_purpose)p), cabe_json_count(sample->device[d].purpose_bytes[p]));
         json_array_append_new(
-            devices, json_pack("{s:s,s:o,s:o,s:o,s:o}", "name", cabe_metrics_device_name(metrics, d), "budget_bytes",
+            devices, json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "name", cabe_metrics_device_name(metrics, d), "budget_bytes",
                                cabe_json_count(sample->device[d].budget_bytes), "reserved_bytes",
-                               cabe_json_count(sample->device[d].used_bytes), "others_bytes",
+                               cabe_json_count(sample->device[d].used_bytes), "touched_bytes",
+                               cabe_json_count(sample->device[d].touched_bytes), "others_bytes",
                                cabe_json_count(sample->device[d].others_bytes), "purposes", purposes));
     }
     json = json_pack("{s:f,s:{s:o,s:o,s:o},s:{s:I,s:I},s:{s:I,s:I},s:{s:o,s:o},s:f,s:f,s:o}", "time",

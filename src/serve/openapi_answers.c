@@ -95,10 +95,17 @@ const struct openapi_schema openapi_answer_schemas[] = {
                             "\"number\""))))},
     {"Tokens", OBJECT("\"model\",\"count\",\"tokens\"", "\"model\":" TEXT ",\"count\":" WHOLE ",\"tokens\":" ARRAY(WHOLE))},
     {"Text", OBJECT("\"model\",\"text\"", "\"model\":" TEXT ",\"text\":" TEXT)},
+    {"DeviceMemory",
+     OBJECT("\"device\",\"budget_bytes\",\"used_bytes\",\"touched_bytes\",\"purposes\",\"touched\"",
+            "\"device\":" TEXT ",\"budget_bytes\":" OR_NULL("\"integer\"") ",\"used_bytes\":" WHOLE ",\"high_bytes\":" WHOLE
+            ",\"touched_bytes\":{\"type\":\"integer\",\"description\":\"of used_bytes, those that the system has given pages "
+            "for; what is reserved and was never written has none\"},\"others_bytes\":" WHOLE
+            ",\"purposes\":{\"type\":\"object\",\"additionalProperties\":{\"type\":\"integer\"}}"
+            ",\"touched\":{\"type\":\"object\",\"additionalProperties\":{\"type\":\"integer\"}}")},
     {"State", OBJECT("\"tier\",\"recommendation\",\"workers\",\"slots\",\"memory\",\"work\",\"models\"",
                      "\"tier\":" TEXT ",\"recommendation\":{\"type\":\"object\"},\"workers\":" OBJECT(
                          "\"all\",\"free\",\"waiting\"", "\"all\":" WHOLE ",\"free\":" WHOLE ",\"waiting\":" WHOLE)
-                     ",\"memory\":" OBJECT("\"devices\",\"holders\"", "\"devices\":" ARRAY("{\"type\":\"object\"}")
+                     ",\"memory\":" OBJECT("\"devices\",\"holders\"", "\"devices\":" ARRAY(REF("DeviceMemory"))
                                            ",\"holders\":" ARRAY("{\"type\":\"object\"}"))
                      ",\"work\":{\"type\":\"object\"},\"models\":" ARRAY("{\"type\":\"object\"}"))},
     {"Stats", OBJECT("\"time\",\"version\",\"uptime_s\",\"now\",\"service\",\"models\"",

@@ -316,26 +316,35 @@ static void detokenize(struct cabe_server *server, struct cabe_http_exchange *ex
 
 /* ---- the state ---- */
 
+static json_t *purposes_json(const uint64_t bytes[CABE_N_PURPOSES])
+{
+    json_t *purposes = json_object();
+
+    for (int p = 0; p < CABE_N_PURPOSES; p++)
+        json_object_set_new(purposes, cabe_purpose_name((enum cabe_purpose)p), cabe_json_count(bytes[p]));
+    return purposes;
+}
+
 static json_t *memory_json(const struct cabe_ledger *ledger)
 {
+    struct cabe_ledger_touched touched;
     struct cabe_ledger_view view;
     struct cabe_ledger_holder top[10];
     json_t *devices = json_array(), *holders = json_array();
     size_t n;
 
-    cabe_ledger_read(ledger, &view);
+    cabe_ledger_read_touched(ledger, &view, &touched);
     for (int d = 0; d < view.n_devices; d++) {
-        json_t *purposes = json_object();
         uint64_t budget = view.device[d].budget_bytes;
 
-        for (int p = 0; p < CABE_N_PURPOSES; p++)
-            json_object_set_new(purposes, cabe_purpose_name((enum cabe_purpose)p),
-                                cabe_json_count(view.device[d].purpose_bytes[p]));
-        json_array_append_new(devices, json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "device", d == 0 ? "host" : "device",
+        json_array_append_new(devices, json_pack("{s:s,s:o,s:o,s:o,s:o,s:o,s:o,s:o}", "device", d == 0 ? "host" : "device",
                                                  "budget_bytes", budget == CABE_UNLIMITED ? json_null() : cabe_json_count(budget),
                                                  "used_bytes", cabe_json_count(view.device[d].used_bytes), "high_bytes",
-                                                 cabe_json_count(view.device[d].high_bytes), "others_bytes",
-                                                 cabe_json_count(view.device[d].others_bytes), "purposes", purposes));
+                                                 cabe_json_count(view.device[d].high_bytes), "touched_bytes",
+                                                 cabe_json_count(touched.device[d].bytes), "others_bytes",
+                                                 cabe_json_count(view.device[d].others_bytes), "purposes",
+                                                 purposes_json(view.device[d].purpose_bytes), "touched",
+                                                 purposes_json(touched.device[d].purpose_bytes)));
     }
     n = cabe_ledger_top(ledger, top, sizeof top / sizeof top[0]);
     for (size_t i = 0; i < n; i++)

@@ -181,6 +181,11 @@ def counters_reconcile():
     check("embedded texts", of(values, "cabe_embedded_texts_total") == 10)
     reserved = of(values, "cabe_memory_reserved_bytes", device="host")
     check("purposes sum up", reserved == of(values, "cabe_memory_purpose_bytes", device="host"))
+    touched = of(values, "cabe_memory_touched_bytes", device="host")
+    check("touched sums up", touched == of(values, "cabe_memory_purpose_touched_bytes", device="host"))
+    check(f"touched {touched} of {reserved}", 0 < touched <= reserved)
+    check("touched by purpose", all(of(values, "cabe_memory_purpose_touched_bytes", purpose=p) <=
+                                    of(values, "cabe_memory_purpose_bytes", purpose=p) for p in ("weights", "kv", "caches")))
     check("within the budget", 0 < reserved <= of(values, "cabe_memory_budget_bytes") == 300 << 20)
     check("resident", 0 < of(values, "process_resident_memory_bytes") < 400 << 20)
 
@@ -193,10 +198,13 @@ def counters_reconcile():
     check("events: samples come", sum(name == "sample" for name, _, _ in heard) >= 1)
     sample = next((data for name, data, _ in heard if name == "sample"), {"memory": {"devices": []}})
     check("events: memory by purpose", "weights" in sample["memory"]["devices"][0]["purposes"])
+    check("events: memory touched", 0 < sample["memory"]["devices"][0]["touched_bytes"] <=
+          sample["memory"]["devices"][0]["reserved_bytes"])
 
     top = subprocess.run([PROGRAM, "top", "--once", "--url", f"127.0.0.1:{server.port}"], text=True, capture_output=True,
                          env=dict(os.environ, CABE_API_KEY=KEY))
-    check(f"cabe top: {top}", top.returncode == 0 and "tiny" in top.stdout and "weights" in top.stdout)
+    check(f"cabe top: {top}", top.returncode == 0 and "tiny" in top.stdout and "weights" in top.stdout and
+          " touched" in top.stdout)
     top = subprocess.run([PROGRAM, "top", "--once", "--url", f"127.0.0.1:{server.port}"], text=True, capture_output=True)
     check(f"cabe top without a key: {top}", top.returncode == 10)
     websocket(server)

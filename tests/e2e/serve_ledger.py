@@ -67,6 +67,8 @@ class Server:
     def purposes(self):
         """Of the host, as of now."""
         device = json.loads(self.ask("/v1/state")[1])["memory"]["devices"][0]
+        check(f"touched: {device}", all(device["touched"][p] <= n for p, n in device["purposes"].items()) and
+              device["touched"]["promised"] == 0 and sum(device["touched"].values()) == device["touched_bytes"])
         return dict(device["purposes"], reserved=device["used_bytes"])
 
     def close(self):
