@@ -121,28 +121,33 @@ void cabe_http_connection_refuse(struct cabe_http_connection *c, int status)
 {
     static const struct {
         int status;
-        const char *why;
-    } whys[] = {{400, "malformed request"},
-                {408, "the request took too long"},
-                {411, "a body needs Content-Length or Transfer-Encoding: chunked"},
-                {413, "the request's body is too large"},
-                {417, "only 100-continue can be expected"},
-                {426, "WebSocket version 13 is spoken here"},
-                {431, "the request's header is too large"},
-                {501, "only the transfer encoding chunked is known"},
-                {503, "too many connections, or no memory"},
-                {505, "only HTTP/1.1 and HTTP/1.0 are spoken here"}};
-    const char *why = cabe_http_reason(status);
+        const char *code, *why;
+    } whys[] = {{400, "malformed_request", "malformed request"},
+                {408, "request_timeout", "the request took too long"},
+                {411, "length_required", "a body needs Content-Length or Transfer-Encoding: chunked"},
+                {413, "body_too_large", "the request's body is too large"},
+                {417, "expectation_failed", "only 100-continue can be expected"},
+                {426, "websocket_version", "WebSocket version 13 is spoken here"},
+                {431, "header_too_large", "the request's header is too large"},
+                {501, "unsupported_encoding", "only the transfer encoding chunked is known"},
+                {503, "overloaded", "too many connections, or no memory"},
+                {505, "http_version", "only HTTP/1.1 and HTTP/1.0 are spoken here"}};
+    const char *why = cabe_http_reason(status), *code = "refused";
     char body[256], text[640];
     int n_body, n;
 
     for (size_t i = 0; i < sizeof whys / sizeof *whys; i++)
-        if (whys[i].status == status)
+        if (whys[i].status == status) {
             why = whys[i].why;
+            code = whys[i].code;
+        }
     cabe_log(c->http->config.log, CABE_LOG_DEBUG, "http_refused", "{s:i,s:s}", "status", status, "peer", c->peer);
     n_body = snprintf(body, sizeof body,
-                      "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,\"code\":%d}}", why,
-                      status < 500 ? "invalid_request_error" : "server_error", status);
+                      "{\"error\":{\"message\":\"%s\",\"type\":\"%s\",\"param\":null,\"code\":\"%s\"}}", why,
+                      status < 500    ? "invalid_request_error"
+                      : status == 503 ? "overloaded_error"
+                                      : "server_error",
+                      code);
     n = snprintf(text, sizeof text,
                  "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
                  "%s%s\r\n%s",

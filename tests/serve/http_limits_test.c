@@ -253,6 +253,7 @@ static void test_body_bytes(void **state)
     fd = client_open(&s); /* refused before it is sent */
     client_say(fd, "POST /a HTTP/1.1\r\n" H "Content-Length: 1073741824\r\nExpect: 100-continue\r\n\r\n");
     assert_int_equal(client_answer(fd, a, sizeof a), 413);
+    assert_non_null(strstr(a, "\"code\":\"body_too_large\"")); /* a word, as in every other error */
     close(fd);
     server_stop(&s);
 }
