@@ -231,6 +231,9 @@ static enum cabe_status complete(struct chat *c, const char *prompt, size_t n, s
 
     if (status == CABE_OK && encoding.n == 0)
         status = cabe_fail(err, CABE_ERR_ARGUMENT, "the prompt is empty");
+    if (status == CABE_OK && (int64_t)encoding.n >= c->plan->knobs.value[CABE_KNOB_CONTEXT]) /* before it is repeated */
+        status = cabe_fail(err, CABE_ERR_LIMIT, "the prompt has %zu tokens, the context has room for %lld", encoding.n,
+                           (long long)c->plan->knobs.value[CABE_KNOB_CONTEXT] - 1);
     if (status == CABE_OK) {
         if (!c->no_echo && !c->options.json) {
             fwrite(prompt, 1, n, stdout);

@@ -68,6 +68,7 @@ grep -q "trained on 512 tokens" "$work/err" || complain "no warning of a context
 long=$(head -c 40000 /dev/zero | tr '\0' 'a')
 "$program" run "$model" "$long" >"$work/out" 2>"$work/err" && complain "a prompt longer than the context was taken"
 grep -Eq "context" "$work/err" || complain "long prompt: $(cat "$work/err")"
+[ ! -s "$work/out" ] || complain "a prompt longer than the context was repeated before it was refused"
 head -c 300000 "$model" >"$work/cut.bin"
 cp "$data/llm-stories260k/tok512.bin" "$work/"
 "$program" run "$work/cut.bin" x >"$work/out" 2>"$work/err" && complain "half a checkpoint ran"
