@@ -185,9 +185,12 @@ static enum cabe_status take_json_text(struct cabe_upload *upload, const json_t 
 {
     char made[32];
 
-    snprintf(made, sizeof made, "document %d", number);
+    if (number > 0)
+        snprintf(made, sizeof made, "document %d", number);
+    else
+        snprintf(made, sizeof made, "text, name");
     if (!json_is_string(text) || (name && !json_is_string(name)))
-        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: wanted {\"name\": \"...\", \"text\": \"...\"}", made);
+        return cabe_fail(err, CABE_ERR_ARGUMENT, "%s: wanted \"name\": \"...\", \"text\": \"...\"", made);
     return add_file(upload, name && json_string_length(name) ? json_string_value(name) : number ? made : "text",
                     json_string_value(text), json_string_length(text), err);
 }
@@ -306,7 +309,9 @@ static int check_model(struct cabe_server *server, struct cabe_http_exchange *ex
     if (status == CABE_OK && model->writes)
         status = cabe_fail(&err, CABE_ERR_UNSUPPORTED, "%s writes text: an analysis wants a model that embeds", name);
     cabe_free(model);
-    if (status != CABE_OK)
+    if (status == CABE_ERR_NOT_FOUND)
+        cabe_reply_error(exchange, 404, "model_not_found", "model", "%s", err.text);
+    else if (status != CABE_OK)
         cabe_reply_status(exchange, &err, NULL);
     return status == CABE_OK;
 }

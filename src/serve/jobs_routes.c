@@ -66,6 +66,17 @@ static void freshen(struct cabe_jobs *jobs, struct cabe_job_record *record)
     }
 }
 
+/* Of n records those whose id comes before; returns how many. */
+static int keep_before(struct cabe_job_record *records, int n, const char *before)
+{
+    int kept = 0;
+
+    for (int i = 0; i < n; i++)
+        if (!before || strcmp(records[i].id, before) < 0)
+            records[kept++] = records[i];
+    return kept;
+}
+
 static void list_now(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail)
 {
     struct cabe_jobs *jobs = server->jobs;
@@ -90,8 +101,7 @@ static void list_now(struct cabe_server *server, struct cabe_http_exchange *exch
         cabe_reply_no_memory(exchange, "the list of jobs");
         return;
     }
-    if (!before)
-        first = cabe_jobs_unstored(jobs, state, records);
+    first = keep_before(records, cabe_jobs_unstored(jobs, state, records), before);
     status = cabe_jobs_store(jobs, &store, &err);
     if (status == CABE_OK)
         status = cabe_jobs_store_list(store, state, before, n_max + 1, records + first, &n, &err);
@@ -99,14 +109,14 @@ static void list_now(struct cabe_server *server, struct cabe_http_exchange *exch
         cabe_reply_status(exchange, &err, NULL);
     } else {
         data = json_array();
-        n_all = first + (n > n_max ? n_max : n);
+        n_all = first + n;
         qsort(records, (size_t)n_all, sizeof *records, cabe_job_newer);
-        for (int i = 0; i < n_all; i++) {
+        for (int i = 0; i < n_all && i < n_max; i++) {
             freshen(jobs, &records[i]);
             json_array_append_new(data, cabe_job_json(&records[i]));
         }
         cabe_reply_json(exchange, 200,
-                        json_pack("{s:s,s:o,s:b}", "object", "list", "data", data, "has_more", n > n_max));
+                        json_pack("{s:s,s:o,s:b}", "object", "list", "data", data, "has_more", n_all > n_max));
     }
     cabe_free(records);
 }

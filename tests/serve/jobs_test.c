@@ -504,6 +504,70 @@ static void test_list(void **state)
     cabe_jobs_close(server.jobs);
 }
 
+/* One that was stored and one that was streamed in turn, read a page of `limit` at a time. */
+static void pages_of(const char *limit, int n_wanted)
+{
+    char last[64] = "";
+    int n = 0, more = 1;
+
+    while (more) {
+        struct cabe_http_exchange x;
+        json_t *json, *data;
+        char *sent;
+
+        fake_open(&x);
+        x.query[0] = "limit";
+        x.query[1] = limit;
+        x.query[2] = last[0] ? "before" : NULL;
+        x.query[3] = last[0] ? last : NULL;
+        fake_call(&server, cabe_job_routes, &x, CABE_HTTP_GET, "/v1/jobs");
+        sent = fake_sent(&x);
+        json = json_loads(sent, 0, NULL);
+        data = json_object_get(json, "data");
+        more = json_is_true(json_object_get(json, "has_more"));
+        assert_true((int)json_array_size(data) <= atoi(limit));
+        assert_true(!more || (int)json_array_size(data) == atoi(limit));
+        for (size_t i = 0; i < json_array_size(data); i++, n++) {
+            const char *id = json_string_value(json_object_get(json_array_get(data, i), "id"));
+
+            assert_true(!last[0] || strcmp(id, last) < 0);
+            snprintf(last, sizeof last, "%s", id);
+            assert_int_equal(json_is_true(json_object_get(json_array_get(data, i), "streamed")), n % 2 == 0);
+        }
+        free(sent);
+        json_decref(json);
+        fake_close(&x);
+    }
+    assert_int_equal(n, n_wanted);
+}
+
+static void test_pages(void **state)
+{
+    char id[CABE_JOB_ID_MAX];
+
+    (void)state;
+    new_path();
+    open_jobs();
+    for (int i = 0; i < 5; i++) {
+        struct cabe_http_exchange x;
+        struct cabe_job_start wish = {.kind = &quick, .class_ = CABE_CLASS_NORMAL, .exchange = &x, .is_fleeting = 1};
+
+        start(&quick, id);
+        is_state(id, "done");
+        fake_open(&x);
+        wish.wish = json_pack("{s:i}", "x", 7);
+        assert_int_equal(cabe_jobs_begin(server.jobs, &wish, id, NULL), CABE_OK);
+        wait_end(&x);
+        is_state(id, "done");
+        fake_close(&x);
+    }
+    pages_of("1", 10);
+    pages_of("3", 10);
+    pages_of("10", 10);
+    pages_of("200", 10);
+    cabe_jobs_close(server.jobs);
+}
+
 /* ---- restarts ---- */
 
 static void test_a_restart_loses_nothing(void **state)
@@ -924,7 +988,7 @@ int main(void)
         cmocka_unit_test(test_followers_see_parts_and_the_end),
         cmocka_unit_test(test_cancel_and_slots),
         cmocka_unit_test(test_who_asked_leaves),
-        cmocka_unit_test(test_list),
+        cmocka_unit_test(test_list), cmocka_unit_test(test_pages),
         cmocka_unit_test_teardown(test_a_disk_that_fails, let_write),
         cmocka_unit_test_teardown(test_a_job_whose_result_cannot_be_kept, let_write),
         cmocka_unit_test_teardown(test_a_part_that_cannot_be_kept, let_write),
