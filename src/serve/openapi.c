@@ -71,23 +71,46 @@ static void put_operation_id(json_t *operation, const char *method, const char *
     json_object_set_new(operation, "operationId", json_string(id));
 }
 
+static json_t *body_json(const struct openapi_body *body)
+{
+    json_t *content = content_of("application/json", reference(body->schema));
+
+    for (const struct openapi_form *form = openapi_forms; form->path; form++)
+        if (strcmp(form->path, body->path) == 0)
+            json_object_set_new(content, form->type, json_pack("{s:o}", "schema", form->schema ? reference(form->schema)
+                                                                                  : json_pack("{s:s}", "type", "string")));
+    return json_pack("{s:b,s:o}", "required", 1, "content", content);
+}
+
+/* NULL: none. */
+static json_t *parameters_of(const struct cabe_route *route)
+{
+    size_t n = strlen(route->path);
+    json_t *list = json_array();
+
+    if (n > 0 && route->path[n - 1] == '*')
+        json_array_append_new(list, json_pack("{s:s,s:s,s:b,s:{s:s}}", "name", "name", "in", "path", "required", 1,
+                                              "schema", "type", "string"));
+    for (const struct openapi_parameter *p = openapi_parameters; p->path; p++)
+        if (p->method == route->method && strcmp(p->path, route->path) == 0)
+            json_array_append_new(list, json_pack("{s:s,s:s,s:s*,s:{s:s}}", "name", p->name, "in", p->in, "description",
+                                                  p->meaning, "schema", "type", "string"));
+    if (json_array_size(list) > 0)
+        return list;
+    json_decref(list);
+    return NULL;
+}
+
 static json_t *operation_of(const struct cabe_route *route)
 {
     const struct openapi_body *body =
         route->method == CABE_HTTP_GET || route->method == CABE_HTTP_HEAD ? NULL : body_of(route->path);
-    size_t n = strlen(route->path);
-    json_t *operation = json_pack("{s:s,s:o}", "summary", route->summary ? route->summary : "", "responses",
-                                  responses_of(route));
+    json_t *operation = json_pack("{s:s,s:o,s:o*}", "summary", route->summary ? route->summary : "", "responses",
+                                  responses_of(route), "parameters", parameters_of(route));
 
     put_operation_id(operation, method_name(route->method), route->path);
     if (body)
-        json_object_set_new(operation, "requestBody",
-                            json_pack("{s:b,s:o}", "required", 1, "content",
-                                      content_of("application/json", reference(body->schema))));
-    if (n > 0 && route->path[n - 1] == '*')
-        json_object_set_new(operation, "parameters",
-                            json_pack("[{s:s,s:s,s:b,s:{s:s}}]", "name", "name", "in", "path", "required", 1, "schema",
-                                      "type", "string"));
+        json_object_set_new(operation, "requestBody", body_json(body));
     if (route->flags & CABE_ROUTE_OPEN)
         json_object_set_new(operation, "security", json_array());
     return operation;

@@ -26,6 +26,11 @@
     "\"ignore_eos\":" FLAG ",\"cache_salt\":" TEXT ",\"prompt_cache_key\":" TEXT ",\"priority\":{\"oneOf\":["          \
     "{\"type\":\"integer\"},{\"enum\":[\"critical\",\"high\",\"normal\",\"low\"]}]},\"service_tier\":" TEXT "," SAMPLING
 
+#define ANALYZE_WISHES                                                                                                 \
+    "\"model\":{\"type\":\"string\",\"default\":\"all-minilm-l6-v2\"},"                                               \
+    "\"threshold\":{\"type\":\"number\",\"exclusiveMinimum\":0,\"maximum\":1},\"min_words\":" COUNT ","                 \
+    "\"limit\":{\"type\":\"integer\",\"minimum\":1,\"default\":1000},\"rows\":{\"enum\":[\"f32\",\"f16\",\"int8\"]}"
+
 const struct openapi_schema openapi_schemas[] = {
     {"Error", "{\"type\":\"object\",\"required\":[\"error\"],\"properties\":{\"error\":{\"type\":\"object\",\"properties\":{"
               "\"message\":" TEXT ",\"type\":" TEXT ",\"param\":{\"type\":[\"string\",\"null\"]},"
@@ -81,6 +86,13 @@ const struct openapi_schema openapi_schemas[] = {
                         "\"text\":" TEXT "}}"},
     {"DetokenizeRequest", "{\"type\":\"object\",\"required\":[\"model\",\"tokens\"],\"properties\":{\"model\":" TEXT ","
                           "\"tokens\":{\"type\":\"array\",\"items\":{\"type\":\"integer\",\"minimum\":0}}}}"},
+    {"AnalyzeRequest",
+     "{\"type\":\"object\",\"properties\":{\"text\":" TEXT ",\"name\":{\"type\":\"string\",\"description\":\"of text\"},"
+     "\"documents\":{\"type\":\"array\",\"maxItems\":64,\"items\":{\"type\":\"object\",\"required\":[\"text\"],\"properties\":{"
+     "\"name\":" TEXT ",\"text\":" TEXT "}}}," ANALYZE_WISHES "}}"},
+    {"AnalyzeForm",
+     "{\"type\":\"object\",\"description\":\"every part with a file name is a document\",\"properties\":{"
+     "\"file\":{\"type\":\"string\",\"format\":\"binary\"}," ANALYZE_WISHES "}}"},
     {NULL, NULL},
 };
 
@@ -92,5 +104,31 @@ const struct openapi_body openapi_bodies[] = {
     {"/api/show", "ModelRequest"},           {"/api/pull", "ModelRequest"},
     {"/api/delete", "ModelRequest"},         {"/v1/plan", "PlanRequest"},
     {"/v1/tokenize", "TokenizeRequest"},     {"/v1/detokenize", "DetokenizeRequest"},
-    {NULL, NULL},
+    {"/v1/analyze", "AnalyzeRequest"},       {NULL, NULL},
+};
+
+const struct openapi_form openapi_forms[] = {
+    {"/v1/analyze", "text/plain", NULL},
+    {"/v1/analyze", "text/markdown", NULL},
+    {"/v1/analyze", "multipart/form-data", "AnalyzeForm"},
+    {NULL, NULL, NULL},
+};
+
+const struct openapi_parameter openapi_parameters[] = {
+    {CABE_HTTP_POST, "/v1/analyze", "name", "query", "of a document that is the body itself"},
+    {CABE_HTTP_POST, "/v1/analyze", "model", "query", NULL},
+    {CABE_HTTP_POST, "/v1/analyze", "threshold", "query", "least similarity of a pair, above 0, at most 1"},
+    {CABE_HTTP_POST, "/v1/analyze", "min_words", "query", "shorter sentences are left out"},
+    {CABE_HTTP_POST, "/v1/analyze", "limit", "query", "pairs and groups at most"},
+    {CABE_HTTP_POST, "/v1/analyze", "rows", "query", "f32, f16 or int8: how vectors are kept"},
+    {CABE_HTTP_POST, "/v1/analyze", "Prefer", "header", "respond-async: 202 and the job, not the stream"},
+    {CABE_HTTP_GET, "/v1/jobs", "state", "query", "waiting, running, done, failed or cancelled"},
+    {CABE_HTTP_GET, "/v1/jobs", "limit", "query", "1 to 200"},
+    {CABE_HTTP_GET, "/v1/jobs", "before", "query", "an id: those before it"},
+    {CABE_HTTP_GET, "/v1/jobs/*", "Last-Event-ID", "header", "of ID/events: what came after"},
+    {CABE_HTTP_GET, "/v1/events", "types", "query", "kinds of news, by commas"},
+    {CABE_HTTP_GET, "/v1/events", "since", "query", "what came after this number; as the header Last-Event-ID"},
+    {CABE_HTTP_GET, "/v1/stats", "history", "query", "1: the last ten minutes too"},
+    {CABE_HTTP_GET, "/v1/machine", "describe", "query", "another machine: 8 cores, 16 GB, gpu 6 GB"},
+    {CABE_HTTP_GET, NULL, NULL, NULL, NULL},
 };
