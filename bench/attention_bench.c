@@ -2,7 +2,7 @@
  * Attention over KV pages at every level that this CPU has, one thread: a token of decoding at 4,096 tokens of context
  * and a prompt of 512, beside how fast this thread reads memory and multiplies at that level.
  *
- *     attention_bench [name of a level]
+ *     attention_bench [name of a level [head size]]
  */
 #include <math.h>
 #include <stdio.h>
@@ -14,8 +14,9 @@
 #include "kernel/kernel.h"
 #include "machine/peak.h"
 
-enum { LAYERS = 16, CONTEXT = 4096, PROMPT = 512, DIM = 64, N_PAGES = CONTEXT / CABE_PAGE_TOKENS, RUNS = 9 };
+enum { LAYERS = 16, CONTEXT = 4096, PROMPT = 512, N_PAGES = CONTEXT / CABE_PAGE_TOKENS, RUNS = 9 };
 
+static int32_t dim = 64; /* of a head */
 static uint8_t *buffer;
 static uint64_t buffer_bytes;
 static struct cabe_page pages[N_PAGES];
@@ -71,7 +72,7 @@ static void fill(const struct cabe_attention_kernels *kernels, const struct cabe
         struct cabe_paged paged = {buffer, pages, shape->head_dim, index};
 
         for (int64_t s = 0; s < CONTEXT; s += PROMPT)
-            kernels->write(&paged, s, q, q + DIM, 2 * DIM, PROMPT);
+            kernels->write(&paged, s, q, q + dim, 2 * dim, PROMPT);
     }
 }
 
@@ -79,11 +80,11 @@ static void fill(const struct cabe_attention_kernels *kernels, const struct cabe
 static void step(const struct cabe_attention_kernels *kernels, const struct cabe_kv_shape *shape, int32_t group,
                  int64_t slot, int64_t n, int32_t n_layers)
 {
-    int64_t stride = (int64_t)shape->n_heads * group * DIM, rows = cabe_attend_rows(group);
+    int64_t stride = (int64_t)shape->n_heads * group * dim, rows = cabe_attend_rows(group);
 
     for (int32_t index = 0; index < n_layers * shape->n_heads; index++) {
         struct cabe_paged paged = {buffer, pages, shape->head_dim, index};
-        int64_t head = (int64_t)(index % shape->n_heads) * group * DIM;
+        int64_t head = (int64_t)(index % shape->n_heads) * group * dim;
 
         for (int64_t i = 0; i < n; i += rows) {
             struct cabe_attend a = {.q = q + i * stride + head,
@@ -93,7 +94,7 @@ static void step(const struct cabe_attention_kernels *kernels, const struct cabe
                                     .n = n - i < rows ? n - i : rows,
                                     .slot = slot + i,
                                     .group = group,
-                                    .scale = 0.125f};
+                                    .scale = 1.0f / sqrtf((float)dim)};
 
             kernels->attend(&paged, &a, scratch);
         }
@@ -147,17 +148,17 @@ static void run_level(const char *level, const struct cabe_attention_kernels *ke
 
     for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++)
         for (int format = 0; format < CABE_N_KV_FORMATS; format++) {
-            const struct cabe_kv_shape shape = {LAYERS, heads[i][0], DIM};
+            const struct cabe_kv_shape shape = {LAYERS, heads[i][0], dim};
             const enum cabe_kv_format as = (enum cabe_kv_format)format;
             double bytes = (double)cabe_page_bytes(as, as, &shape) * N_PAGES;
-            double flops = 4.0 * DIM * shape.n_heads * heads[i][1], prompt = flops * PROMPT * (PROMPT + 1) / 2.0;
+            double flops = 4.0 * dim * shape.n_heads * heads[i][1], prompt = flops * PROMPT * (PROMPT + 1) / 2.0;
             struct figures f;
 
             fill(kernels, &shape, as);
             f = measure(kernels, &shape, heads[i][1], CONTEXT - 1, 1, LAYERS, bytes, flops * CONTEXT * LAYERS);
             printf("%-7s %2d/%d heads of %d, %-3s: decode at %d %7.1f us a layer (least %7.1f), %5.1f GB/s, %3.0f%% of "
                    "reading, %3.0f%% of peak;",
-                   level, shape.n_heads * heads[i][1], shape.n_heads, DIM, cabe_kv_format_name(as), CONTEXT,
+                   level, shape.n_heads * heads[i][1], shape.n_heads, dim, cabe_kv_format_name(as), CONTEXT,
                    f.us / LAYERS, f.least_us / LAYERS, bytes / f.us / 1e3, f.of_reading, f.of_peak);
             f = measure(kernels, &shape, heads[i][1], 0, PROMPT, 1, 0.0, prompt);
             printf(" prompt of %d %7.1f us a layer (least %7.1f), %5.1f GFLOP/s, %3.0f%% of peak\n", PROMPT, f.us,
@@ -167,19 +168,25 @@ static void run_level(const char *level, const struct cabe_attention_kernels *ke
 
 int main(int argc, char **argv)
 {
-    const struct cabe_kv_shape largest = {LAYERS, 4, DIM};
     const char *only = argc > 1 ? argv[1] : NULL;
-    const size_t floats = (size_t)PROMPT * 32 * DIM;
+    struct cabe_kv_shape largest;
     struct cabe_error err;
+    size_t floats;
     void *mapped;
 
+    if (argc > 2)
+        dim = atoi(argv[2]);
+    if (dim < 1 || dim > CABE_HEAD_DIM_MAX)
+        return 2;
+    largest = (struct cabe_kv_shape){LAYERS, 4, dim};
+    floats = (size_t)PROMPT * 32 * (size_t)dim;
     buffer_bytes = cabe_page_bytes(CABE_KV_F32, CABE_KV_F32, &largest) * N_PAGES;
     if (cabe_pages_map(&mapped, buffer_bytes, 1, &err) != CABE_OK)
         return 1;
     buffer = mapped;
     q = aligned_alloc(64, floats * sizeof *q);
     out = aligned_alloc(64, floats * sizeof *out);
-    scratch = aligned_alloc(64, (size_t)cabe_attend_scratch_bytes(8, DIM));
+    scratch = aligned_alloc(64, (size_t)cabe_attend_scratch_bytes(8, dim));
     if (!q || !out || !scratch)
         return 1;
     srand(1);

@@ -353,8 +353,28 @@ SIMD void mix_rows(int rows, enum cabe_kv_format format, const struct attend_row
 
     for (; d + 16 <= dim; d += 16)
         mix_columns(rows, PER_PAGE, 16, format, block, r0, t, begin, end, weights, d, dim);
-    if (d < dim)
+    if (d + 8 <= dim)
         mix_columns(rows, 1, 8, format, block, r0, t, begin, end, weights, d, dim);
+}
+
+/* The last channels, fewer than 8, which mix_rows() leaves. Lanes past them hold the next slot's and are not stored. */
+SIMD void mix_rest(int rows, enum cabe_kv_format format, const struct attend_rows *block, int r0,
+                   const struct attend_tile *t, int64_t begin, int64_t end, const float *weights, int64_t dim)
+{
+    const int64_t n_page = CABE_PAGE_TOKENS * dim, d = dim / 8 * 8;
+    vf s[BLOCK];
+
+    for (int r = 0; r < rows; r++)
+        s[r] = v_mul(v_load_n(block->out[r0 + r] + d, dim - d), v_set(block->shrink[r0 + r]));
+    for (int64_t slot = begin; slot < end; slot++) {
+        int64_t at = slot % CABE_PAGE_TOKENS * dim + d;
+        vf x = page_load(format, t->v[slot / CABE_PAGE_TOKENS], at, n_page - at < LANES ? (int)(n_page - at) : LANES);
+
+        for (int r = 0; r < rows; r++)
+            s[r] = v_fma(v_set(weights[r * CABE_ATTEND_TILE + slot]), x, s[r]);
+    }
+    for (int r = 0; r < rows; r++)
+        v_store_n(block->out[r0 + r] + d, s[r], dim - d);
 }
 
 SIMD void mix_format(enum cabe_kv_format format, const struct attend_rows *block, int r0, int n,
@@ -368,6 +388,8 @@ SIMD void mix_format(enum cabe_kv_format format, const struct attend_rows *block
         EACH_BLOCK(X)
 #undef X
     }
+    if (dim % 8 != 0)
+        mix_rest(n, format, block, r0, t, begin, end, weights, dim);
 }
 
 /* Rows [r0, r0 + n) of the block take slots [begin, end), pages of one format at a time. */

@@ -8,7 +8,6 @@
 #include "kernel/attention.h"
 #include "kernel/rows.h"
 
-#define ATTEND_DIM_MAX 512
 #define ATTEND_SCORES (16 * CABE_ATTEND_TILE) /* of the rows that are in registers at a time */
 #define ATTEND_ROWS_MAX 256 /* rows (queries times heads of the group) of one pass, unless the group has more */
 
@@ -48,8 +47,8 @@ static inline void kv_put(const struct cabe_row_kernels *rows, const struct kv_b
                           int64_t step, const float *x, int32_t dim)
 {
     union {
-        uint16_t half[ATTEND_DIM_MAX];
-        int8_t byte[ATTEND_DIM_MAX];
+        uint16_t half[CABE_HEAD_DIM_MAX];
+        int8_t byte[CABE_HEAD_DIM_MAX];
     } made;
 
     switch (block->format) {

@@ -13,7 +13,6 @@
 
 #define N_LAYERS_MAX 1024
 #define HEADS_MAX (1 << 12)
-#define HEAD_DIM_MAX 512
 #define WIDTH_MAX (1 << 17)
 #define FFN_MAX (1 << 20)
 #define CTX_MAX (1 << 26)
@@ -122,7 +121,7 @@ static enum cabe_status check(const struct cabe_model_config *config, struct cab
         {"inner width", config->n_ffn, 1, FFN_MAX},
         {"vocabulary", config->n_vocab, 1, VOCAB_MAX},
         {"key and value heads", d->n_kv_heads, 1, config->n_heads},
-        {"head size", d->head_dim, 1, HEAD_DIM_MAX},
+        {"head size", d->head_dim, 1, CABE_HEAD_DIM_MAX},
         {"context", d->n_ctx, 1, CTX_MAX},
         {"window", d->window, 0, INT32_MAX},
         {"turning channels", d->n_rot, 2, d->head_dim},
@@ -135,9 +134,6 @@ static enum cabe_status check(const struct cabe_model_config *config, struct cab
     if (config->n_heads % d->n_kv_heads != 0)
         return cabe_fail(err, CABE_ERR_FORMAT, "%lld heads are not a multiple of %lld key and value heads",
                          (long long)config->n_heads, (long long)d->n_kv_heads);
-    if (d->head_dim % 8 != 0)
-        return cabe_fail(err, CABE_ERR_UNSUPPORTED, "head size %lld; supported: multiples of 8 up to %d",
-                         (long long)d->head_dim, HEAD_DIM_MAX);
     if (d->n_rot % 2 != 0)
         return out_of_range("turning channels", (double)d->n_rot, "an even number", err);
     if (!(config->eps > 0 && config->eps < 0.1f))
@@ -264,8 +260,9 @@ static enum cabe_status read_folder(struct cabe_model_config *config, const stru
     cabe_describe_json_f64(json, "partial_rotary_factor", &part);
     if (!(part > 0 && part <= 1))
         return out_of_range("partial_rotary_factor", part, "0 to 1", err);
-    if (d->head_dim < 1 || d->head_dim > HEAD_DIM_MAX) /* before it is multiplied */
-        return cabe_fail(err, CABE_ERR_FORMAT, "head_dim: %lld, wanted 1 to %d", (long long)d->head_dim, HEAD_DIM_MAX);
+    if (d->head_dim < 1 || d->head_dim > CABE_HEAD_DIM_MAX) /* before it is multiplied */
+        return cabe_fail(err, CABE_ERR_FORMAT, "head_dim: %lld, wanted 1 to %d", (long long)d->head_dim,
+                         CABE_HEAD_DIM_MAX);
     d->n_rot = (int64_t)((double)d->head_dim * part);
     config->eps = (float)eps;
     d->tied = json_is_true(json_object_get(json, "tie_word_embeddings"));

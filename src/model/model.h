@@ -29,7 +29,7 @@ enum cabe_rope_scaling { CABE_ROPE_PLAIN, CABE_ROPE_LINEAR, CABE_ROPE_LLAMA3 };
 
 struct cabe_decoder_config { /* width, n_layers, n_heads, n_ffn, n_vocab, act and eps stand beside it */
     int64_t n_kv_heads;
-    int64_t head_dim; /* a multiple of 8, at most 512 */
+    int64_t head_dim; /* at most CABE_HEAD_DIM_MAX */
     int64_t n_ctx;    /* positions it was trained for */
     int64_t window;   /* a token attends to so many, itself included; 0: all */
     int64_t n_rot;    /* channels of a head that turn; even */

@@ -51,8 +51,8 @@ static int size_up(struct cabe_kv *kv, const struct cabe_kv_config *config)
     if (config->n_tokens < 1 || config->seq_tokens < 1 || config->seq_tokens > config->n_tokens ||
         config->n_seqs < 1 || (int)config->keys < 0 || config->keys >= CABE_N_KV_FORMATS ||
         (int)config->values < 0 || config->values >= CABE_N_KV_FORMATS || config->shape.n_layers < 1 ||
-        config->shape.n_heads < 1 || config->shape.head_dim < 8 || config->shape.head_dim > 512 ||
-        config->shape.head_dim % 8 != 0 || pages_of(config->n_tokens) > INT32_MAX / 2)
+        config->shape.n_heads < 1 || config->shape.head_dim < 1 || config->shape.head_dim > CABE_HEAD_DIM_MAX ||
+        pages_of(config->n_tokens) > INT32_MAX / 2)
         return 0;
     kv->page_bytes = cabe_page_bytes(config->keys, config->values, &config->shape);
     kv->n_pages = (int32_t)pages_of(config->n_tokens);

@@ -230,7 +230,7 @@ cabe_value cabe_graph_state(struct cabe_graph *graph, const char *name, const st
     if (!cabe_graph_good(graph) || !check_name(graph, name))
         return CABE_NO_VALUE;
     if (shape->n_layers < 1 || shape->n_layers > KV_MAX || shape->n_heads < 1 || shape->n_heads > KV_MAX ||
-        shape->head_dim < 8 || shape->head_dim > 512 || shape->head_dim % 8 != 0) {
+        shape->head_dim < 1 || shape->head_dim > CABE_HEAD_DIM_MAX) {
         (void)cabe_fail(&graph->first, CABE_ERR_ARGUMENT, "%s: %d layers of %d heads of %d are not kept in pages",
                         name, (int)shape->n_layers, (int)shape->n_heads, (int)shape->head_dim);
         return CABE_NO_VALUE;

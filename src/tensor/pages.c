@@ -23,6 +23,11 @@ enum cabe_kv_format cabe_kv_format_find(const char *name)
     return CABE_N_KV_FORMATS;
 }
 
+static uint64_t in_units(uint64_t bytes)
+{
+    return (bytes + CABE_PAGE_UNIT - 1) / CABE_PAGE_UNIT * CABE_PAGE_UNIT;
+}
+
 uint64_t cabe_kv_block_bytes(enum cabe_kv_format format, int32_t head_dim)
 {
     uint64_t elements;
@@ -32,11 +37,11 @@ uint64_t cabe_kv_block_bytes(enum cabe_kv_format format, int32_t head_dim)
     elements = CABE_PAGE_TOKENS * (uint64_t)head_dim;
     switch (format) {
     case CABE_KV_F32:
-        return elements * sizeof(float);
+        return in_units(elements * sizeof(float));
     case CABE_KV_F16:
-        return elements * sizeof(uint16_t);
+        return in_units(elements * sizeof(uint16_t));
     case CABE_KV_Q8:
-        return elements + CABE_PAGE_TOKENS * sizeof(float);
+        return in_units(elements + CABE_PAGE_TOKENS * sizeof(float));
     case CABE_N_KV_FORMATS:
         break;
     }

@@ -3,7 +3,8 @@
  *
  * A page holds 16 tokens of one sequence for every layer and kv head. Its position in a buffer and the formats of its
  * keys and values are in the page table, so one sequence may mix formats. In a page, blocks of one layer and head
- * follow each other, layer by layer, keys before values, each a multiple of 64 bytes:
+ * follow each other, layer by layer, keys before values, each filled up to a multiple of 64 bytes (a head size that is
+ * a multiple of 4 needs no filling):
  *
  *   keys    [head_dim][16 tokens], so that one load has the 16 tokens of a channel
  *   values  [16 tokens][head_dim]
@@ -20,6 +21,7 @@
 
 #define CABE_PAGE_TOKENS 16
 #define CABE_PAGE_UNIT 64 /* bytes; pages begin at multiples of it */
+#define CABE_HEAD_DIM_MAX 512
 
 /* symbol, name */
 #define CABE_KV_FORMAT_MAP(X) X(F32, "f32") X(F16, "f16") X(Q8, "q8")
@@ -35,7 +37,7 @@ const char *cabe_kv_format_name(enum cabe_kv_format format);
 enum cabe_kv_format cabe_kv_format_find(const char *name); /* or CABE_N_KV_FORMATS */
 
 struct cabe_kv_shape {
-    int32_t n_layers, n_heads, head_dim; /* kv heads; head_dim a multiple of 8, at most 512 */
+    int32_t n_layers, n_heads, head_dim; /* kv heads; head_dim at most CABE_HEAD_DIM_MAX */
 };
 
 /* An entry of a page table, as graphs take it: i32 [pages, 2]. */

@@ -104,6 +104,15 @@ FAMILY(qwen2)
 FAMILY(qwen3)
 FAMILY(mixed)
 
+/* Neither heads nor widths are whole vectors of any level. */
+static void small_heads(void **state)
+{
+    (void)state;
+    check_family("llama-4");
+    check_family("qwen3-12");
+    check_family("mistral-20");
+}
+
 static void mixed_and_tied(void **state)
 {
     (void)state;
@@ -128,6 +137,8 @@ static void int8_activations_are_near(void **state)
         {"llama3", "llama3", CABE_I8, 0.15},      {"qwen2", "qwen2-f32.gguf", CABE_I8, 0.15},
         {"qwen3", "qwen3", CABE_I8, 0.15},        {"llama2", "llama2.bin", CABE_Q8_0, 0.05},
         {"llama3", "llama3", CABE_Q4_0, 0.5},     {"llama2", "llama2", CABE_Q4_0, 0.5},
+        {"llama-4", "llama-4", CABE_I8, 0.15},    {"qwen3-12", "qwen3-12-f32.gguf", CABE_I8, 0.15},
+        {"llama-4", "llama-4.bin", CABE_Q8_0, 0.05}, {"mistral-20", "mistral-20", CABE_Q4_0, 0.5},
     };
     static const int whole[] = {40}, parts[] = {1, 15, 16, 7, 1};
     static float logits[N_IDS * VOCABULARY], again[N_IDS * VOCABULARY];
@@ -161,7 +172,7 @@ int main(void)
         cmocka_unit_test(mistral),        cmocka_unit_test(qwen2),
         cmocka_unit_test(qwen3),          cmocka_unit_test(mixed),
         cmocka_unit_test(mixed_and_tied), cmocka_unit_test(mixed_with_five_bits),
-        cmocka_unit_test(int8_activations_are_near),
+        cmocka_unit_test(small_heads),    cmocka_unit_test(int8_activations_are_near),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -41,7 +41,8 @@ static uint64_t graph_bytes(const struct cabe_model *model, const struct cabe_mo
 static void json_says_the_same(void **state)
 {
     static const char *const names[] = {"bert-mean", "bert-cls-f32.gguf", "bert-mean-q4_0.gguf", "e5", "static-vocab",
-                                         "llama3-f32.gguf", "qwen2", "qwen3", "mistral", "mixed.gguf", "llama2.bin"};
+                                         "llama3-f32.gguf", "qwen2", "qwen3", "mistral", "mixed.gguf", "llama2.bin",
+                                         "llama-4.bin", "qwen3-12", "mistral-20"};
 
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -109,7 +110,8 @@ static enum cabe_status count(void *self, const void *data, uint64_t bytes, stru
 static void conversion_gives_the_bytes_it_promised(void **state)
 {
     static const char *const names[] = {"bert-shards", "bert-cls", "bert-mean-q8_0.gguf", "static-int8", "static-vocab",
-                                         "llama3-f32.gguf", "qwen2", "mixed-fives.gguf", "mixed-tied.gguf"};
+                                         "llama3-f32.gguf", "qwen2", "mixed-fives.gguf", "mixed-tied.gguf", "llama-4",
+                                         "qwen3-12"};
 
     (void)state;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -175,7 +177,7 @@ static void damaged_decoders_are_refused(void **state)
     static const struct {
         const char *key;
         double value;
-    } wrong[] = {{"n_kv_heads", 0},   {"n_kv_heads", 3},  {"head_dim", 12},   {"head_dim", 1 << 20}, {"n_ctx", 0},
+    } wrong[] = {{"n_kv_heads", 0},   {"n_kv_heads", 3},  {"head_dim", 12},   {"head_dim", 513}, {"n_ctx", 0},
                  {"window", -1},      {"n_rot", 3},       {"n_rot", 1000},    {"theta", 0},          {"rope", 2},
                  {"scaling", 3},      {"factor", -1},     {"low_factor", 9},  {"tied", 2},           {"first_ctx", 0},
                  {"angle_scale", -1}, {"qk_norm", 7},     {"attention_scale", 0}};

@@ -419,7 +419,7 @@ static void test_no_such_store(void **state)
     (void)state;
     bench_open(&b, 0, CABE_UNLIMITED, 4, 1);
     good = b.config;
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < 10; i++) {
         b.config = good;
         switch (i) {
         case 0: b.config.n_tokens = 0; break;
@@ -427,7 +427,8 @@ static void test_no_such_store(void **state)
         case 2: b.config.seq_tokens = 0; break;
         case 3: b.config.seq_tokens = good.n_tokens + 1; break;
         case 4: b.config.n_tokens = b.config.seq_tokens = INT64_MAX; break;
-        case 5: b.config.shape.head_dim = 12; break;
+        case 5: b.config.shape.head_dim = 0; break;
+        case 8: b.config.shape.head_dim = CABE_HEAD_DIM_MAX + 1; break;
         case 6: b.config.shape.n_layers = b.config.shape.n_heads = INT32_MAX; break;
         case 7: b.config.keys = CABE_N_KV_FORMATS; break;
         default: b.config.n_tokens = b.config.seq_tokens = INT32_MAX; b.config.n_seqs = INT32_MAX; break;

@@ -220,7 +220,8 @@ static void test_high(void **state)
 
 static void test_families(void **state)
 {
-    static const char *const families[] = {"llama2-f32.gguf", "llama3-f32.gguf", "qwen2-f32.gguf", "qwen3-f32.gguf"};
+    static const char *const families[] = {"llama2-f32.gguf", "llama3-f32.gguf", "qwen2-f32.gguf",
+                                           "qwen3-f32.gguf",  "llama-4-f32.gguf", "qwen3-12-f32.gguf"};
 
     (void)state;
     for (size_t i = 0; i < sizeof families / sizeof families[0]; i++)

@@ -29,9 +29,17 @@ static void sizes(void **state)
     assert_int_equal(cabe_kv_block_bytes(CABE_KV_Q8, 64), 1024 + 64);
     assert_int_equal(cabe_kv_pair_bytes(CABE_KV_F16, CABE_KV_Q8, 64), 2048 + 1088);
     assert_int_equal(cabe_page_bytes(CABE_KV_F16, CABE_KV_F16, &llama), 22 * 4 * 4096);
-    for (int32_t d = 8; d <= 512; d += 8)
-        for (int f = 0; f < CABE_N_KV_FORMATS; f++)
-            assert_int_equal(cabe_kv_block_bytes((enum cabe_kv_format)f, d) % CABE_PAGE_UNIT, 0);
+    assert_int_equal(cabe_kv_block_bytes(CABE_KV_F16, 5), 192); /* 160 of elements */
+    assert_int_equal(cabe_kv_block_bytes(CABE_KV_Q8, 6), 192);  /* 96, and 64 of scales */
+    for (int32_t d = 1; d <= CABE_HEAD_DIM_MAX; d++)
+        for (int f = 0; f < CABE_N_KV_FORMATS; f++) {
+            uint64_t least = f == CABE_KV_Q8 ? 16 * (uint64_t)d + 64 : (f == CABE_KV_F16 ? 32 : 64) * (uint64_t)d;
+            uint64_t bytes = cabe_kv_block_bytes((enum cabe_kv_format)f, d);
+
+            assert_int_equal(bytes % CABE_PAGE_UNIT, 0);
+            assert_true(bytes >= least && bytes < least + CABE_PAGE_UNIT);
+            assert_true(d % 4 != 0 || bytes == least);
+        }
 }
 
 static void what_does_not_fit(void **state)

@@ -5,6 +5,9 @@
   mistral/     HF folder, f16, a window of 8
   qwen2/       HF folder, f32, biases, tied; qwen2-f32.gguf
   qwen3/       HF folder, f32, norms of heads, heads wider than width / heads; qwen3-f32.gguf
+  llama-4/     HF folder, f32, heads of 4, width 20, five heads to a key; llama-4-f32.gguf; llama-4.bin (llama2.c)
+  qwen3-12/    HF folder, bf16, heads of 12, width 36; qwen3-12-f32.gguf
+  mistral-20/  HF folder, f16, heads of 20, a window of 8
   mixed.gguf, mixed-tied.gguf    q4_k with q6_k among them; q4_1 with a q8_0 embedding that is the head
   mixed-fives.gguf               q4_k with q5_k among them
 """
@@ -162,7 +165,11 @@ def decoders():
     return {"llama2": Decoder(11), "llama3": Decoder(12, n_kv_heads=2, tied=True, scaling=SCALING),
             "mistral": Decoder(13, "mistral", n_kv_heads=2, window=8),
             "qwen2": Decoder(14, "qwen2", n_kv_heads=2, tied=True, biases=True, theta=1000000.0),
-            "qwen3": Decoder(15, "qwen3", n_kv_heads=1, head_dim=32, qk_norm=True, theta=1000000.0)}
+            "qwen3": Decoder(15, "qwen3", n_kv_heads=1, head_dim=32, qk_norm=True, theta=1000000.0),
+            "llama-4": Decoder(18, width=20, n_heads=5, n_kv_heads=1, head_dim=4, inner=28),
+            "qwen3-12": Decoder(19, "qwen3", width=36, n_heads=6, n_kv_heads=2, head_dim=12, inner=52, qk_norm=True,
+                                theta=1000000.0),
+            "mistral-20": Decoder(20, "mistral", width=60, n_heads=6, n_kv_heads=3, head_dim=20, inner=44, window=8)}
 
 
 def mixed():
@@ -183,15 +190,17 @@ def mixed():
 
 
 def make(out):
-    dtypes = {"llama3": ("BF16", "bfloat16"), "mistral": ("F16", "float16")}
+    dtypes = {"llama3": ("BF16", "bfloat16"), "mistral": ("F16", "float16"), "qwen3-12": ("BF16", "bfloat16"),
+              "mistral-20": ("F16", "float16")}
     for name, decoder in decoders().items():
         dtype, word = dtypes.get(name, ("F32", "float32"))
         mm.write_json(out / name / "config.json", decoder.config(word))
         mm.write_safetensors(out / name / "model.safetensors", decoder.tensors, mm.same(decoder.tensors, dtype))
-        if name != "mistral":
+        if decoder.kind != "mistral":
             tensors = decoder.gguf_tensors()
             mm.write_gguf(out / f"{name}-f32.gguf", decoder.gguf(name), tensors, mm.same(tensors, "F32"))
-    (out / "llama2.bin").write_bytes(decoders()["llama2"].llama2c())
+    for name in ("llama2", "llama-4"):
+        (out / f"{name}.bin").write_bytes(decoders()[name].llama2c())
     for name, decoder, type_of in mixed():
         tensors = decoder.gguf_tensors()
         mm.write_gguf(out / f"{name}.gguf", decoder.gguf(name), tensors,
