@@ -183,8 +183,12 @@ static void learn(struct cabe_loaded *l, const struct cabe_plan *plan)
         l->generator ? cabe_generator_model(l->generator) : cabe_encoder_model(l->encoder);
     const struct cabe_model_config *config = cabe_model_config(model);
     struct cabe_service_model *view = &e->view;
+    int64_t modified_s;
+    uint64_t file_bytes;
 
     pthread_mutex_lock(&l->service->lock);
+    modified_s = view->modified_s;
+    file_bytes = view->file_bytes;
     e->kind = l->generator != NULL;
     view->writes = e->kind;
     view->n_parameters = cabe_model_n_params(model);
@@ -202,6 +206,8 @@ static void learn(struct cabe_loaded *l, const struct cabe_plan *plan)
     view->peak_bytes = l->bytes.peak[CABE_HOST];
     view->knobs = plan->knobs;
     cabe_model_learn_file(view, e->path);
+    if (view->modified_s != modified_s || view->file_bytes != file_bytes)
+        e->is_seen = 0; /* the headers that were read are another file's */
     pthread_mutex_unlock(&l->service->lock);
 }
 

@@ -615,6 +615,14 @@ static void copy_file(const char *from, const char *to)
     assert_int_equal(system(command), 0);
 }
 
+static void family_is(struct fixture *f, const char *family)
+{
+    static struct cabe_service_model view;
+
+    assert_int_equal(cabe_service_model(f->service, "moved", &view, &err), CABE_OK);
+    assert_string_equal(view.family, family);
+}
+
 static void test_source_replaced(void **state)
 {
     char path[128], golden[512], other[512];
@@ -643,6 +651,10 @@ static void test_source_replaced(void **state)
     assert_int_equal(truncate(path, 1000), 0);
     assert_true(answer(&f, "moved", 5, &a) != CABE_OK);
     asked_clear(&a);
+    family_is(&f, ""); /* what can no longer be read of it */
+    copy_file(golden, path);
+    must_answer(&f, "moved"); /* the load sees the new file first */
+    family_is(&f, "qwen3");
     assert_int_equal(close_fixture(&f), 0);
 }
 
