@@ -34,8 +34,9 @@ void api_fault_of(struct api_fault *fault, const struct cabe_error *err)
     int status = cabe_reply_code(err->status, &code);
 
     if (err->status == CABE_ERR_NOT_FOUND)
-        code = "model_not_found";
-    api_refuse(fault, status, code, NULL, "%s", err->text);
+        api_refuse(fault, status, "model_not_found", "model", "%s", err->text);
+    else
+        api_refuse(fault, status, code, NULL, "%s", err->text);
 }
 
 const char *api_error_type(int status)

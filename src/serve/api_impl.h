@@ -288,6 +288,8 @@ void api_serve_answer(struct cabe_server *server, struct cabe_http_exchange *exc
 void api_serve_request(struct cabe_server *server, struct cabe_http_exchange *exchange, struct api_request *request,
                        const struct api_form *form, const char *id_prefix);
 void api_reply_fault(struct cabe_http_exchange *exchange, const struct api_fault *fault);
+/* What came of work for a model that the request names (own.c). */
+void api_reply_model(struct cabe_http_exchange *exchange, const struct cabe_error *err);
 int api_is_large(struct cabe_http_exchange *exchange); /* the body: better read elsewhere */
 /* Bodies above this are read on a worker thread. */
 #define API_SMALL_BODY (32u << 10)

@@ -43,6 +43,19 @@ static void read_format(const struct api_object *object)
                    type ? type : "without a type");
 }
 
+static void read_modalities(const struct api_object *object)
+{
+    const json_t *modalities;
+    size_t i;
+    json_t *item;
+
+    if (!api_get_array(object, "modalities", &modalities))
+        return;
+    json_array_foreach(modalities, i, item)
+        if (!json_is_string(item) || strcmp(json_string_value(item), "text") != 0)
+            api_refuse(object->fault, 400, "unsupported_value", "modalities", "modalities: only [\"text\"] is written");
+}
+
 static void read_logprobs(struct api_request *request, const struct api_object *object)
 {
     int64_t n = 0;
@@ -85,6 +98,7 @@ void api_read_chat(struct api_request *request, struct api_fault *fault)
         api_get_integer(&object, "max_tokens", 1, INT32_MAX, &request->max_new);
     read_logprobs(request, &object);
     read_format(&object);
+    read_modalities(&object);
     api_read_tools(request, &object);
     if (api_get_object(&object, "chat_template_kwargs", &extra))
         request->extra = json_incref((json_t *)(uintptr_t)extra);

@@ -71,7 +71,7 @@ static void reply_state(struct cabe_http_exchange *exchange, const char *name, c
     cabe_reply_json(exchange, 200, json);
 }
 
-static void refuse_model(struct cabe_http_exchange *exchange, const struct cabe_error *err)
+void api_reply_model(struct cabe_http_exchange *exchange, const struct cabe_error *err)
 {
     if (err->status == CABE_ERR_NOT_FOUND)
         cabe_reply_error(exchange, 404, "model_not_found", "model", "%s", err->text);
@@ -86,7 +86,7 @@ static void on_loaded(void *self, enum cabe_status status, const struct cabe_err
     if (status == CABE_OK)
         reply_state(loading->exchange, loading->name, "ready", 0);
     else
-        refuse_model(loading->exchange, err);
+        api_reply_model(loading->exchange, err);
     cabe_http_release(loading->exchange);
     cabe_free(loading->name);
     cabe_free(loading);
@@ -109,7 +109,7 @@ static void load(struct cabe_server *server, struct cabe_http_exchange *exchange
     cabe_http_hold(exchange);
     if (cabe_service_load(server->service, name, on_loaded, loading, &err) == CABE_OK)
         return;
-    refuse_model(exchange, &err);
+    api_reply_model(exchange, &err);
     cabe_http_release(exchange);
     cabe_free(loading->name);
     cabe_free(loading);
@@ -132,7 +132,7 @@ static void unload(struct cabe_server *server, struct cabe_http_exchange *exchan
     else if (status == CABE_ERR_BUSY)
         cabe_reply_error(exchange, 409, "model_in_use", "model", "%s", err.text);
     else
-        refuse_model(exchange, &err);
+        api_reply_model(exchange, &err);
     cabe_free(model);
 }
 
@@ -143,7 +143,7 @@ static void pin(struct cabe_server *server, struct cabe_http_exchange *exchange,
     if (cabe_service_pin(server->service, name, pinned, &err) == CABE_OK)
         cabe_reply_json(exchange, 200, json_pack("{s:o,s:b}", "model", cabe_json_text(name, strlen(name)), "pinned", pinned));
     else
-        refuse_model(exchange, &err);
+        api_reply_model(exchange, &err);
 }
 
 /* POST /v1/models/NAME/load and the like; a name may have slashes. On a worker: unloading may wait a moment. */
@@ -229,7 +229,7 @@ static void tokenize_now(struct cabe_server *server, struct cabe_http_exchange *
     if (fault.status) {
         api_reply_fault(exchange, &fault);
     } else if (cabe_service_tokenize(server->service, model, text, bytes, &ids, &n_ids, &err) != CABE_OK) {
-        cabe_reply_status(exchange, &err, NULL);
+        api_reply_model(exchange, &err);
     } else {
         begin_tokens(&out, model);
         api_printf(&out, ",\"count\":%zu,\"tokens\":[", n_ids);
@@ -297,7 +297,7 @@ static void detokenize_now(struct cabe_server *server, struct cabe_http_exchange
     if (fault.status) {
         api_reply_fault(exchange, &fault);
     } else if (cabe_service_detokenize(server->service, model, ids, n, &text, &bytes, &err) != CABE_OK) {
-        cabe_reply_status(exchange, &err, NULL);
+        api_reply_model(exchange, &err);
     } else {
         begin_tokens(&out, model);
         api_puts(&out, ",\"text\":");

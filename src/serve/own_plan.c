@@ -172,7 +172,7 @@ static void plan_now(struct cabe_server *server, struct cabe_http_exchange *exch
     if (fault.status)
         api_reply_fault(exchange, &fault);
     else if (make_plan(server, &wish, &json, &err) != CABE_OK)
-        cabe_reply_status(exchange, &err, NULL);
+        api_reply_model(exchange, &err);
     else
         cabe_reply_json(exchange, 200, json);
     json_decref(body);

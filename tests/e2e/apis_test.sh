@@ -96,6 +96,7 @@ jq -se '.[-1].status == "success"' "$work/body" >/dev/null || complain "pull: $(
 status 200 "$url/v1/completions" -d '{"model":"second","prompt":"a","max_tokens":1}'
 status 200 -X DELETE "$url/api/delete" -d '{"model":"second"}'
 status 404 "$url/v1/completions" -d '{"model":"second","prompt":"a","max_tokens":1}'
+body '.error.code == "model_not_found" and .error.param == "model"'
 status 501 "$url/api/push" -d '{"model":"chat"}'
 
 # ---- our own ----
@@ -113,6 +114,9 @@ status 200 "$url/v1/plan" -d '{"model":"embed","describe":"4 cores, 2 GB","dtype
 body '.fits'
 status 400 "$url/v1/plan" -d '{"model":"chat","memory":"much"}'
 status 404 "$url/v1/plan" -d '{"model":"none"}'
+body '.error.code == "model_not_found" and .error.param == "model"'
+status 404 "$url/v1/tokenize" -d '{"model":"none","text":"a"}'
+body '.error.code == "model_not_found" and .error.param == "model"'
 status 200 "$url/v1/tokenize" -d '{"model":"chat","text":"caf\u00e9"}'
 body '.count == 5'
 tokens=$(jq -c '.tokens' "$work/body")

@@ -36,6 +36,7 @@ static void test_faults(void **state)
         {"\"tools\":5", "tools", "array"},
         {"\"seed\":1e300", "seed", "integer"},
         {"\"functions\":[{}]", "functions", "use tools"},
+        {"\"modalities\":[\"text\",\"audio\"]", "modalities", "only [\"text\"]"},
     };
     char json[400];
 
