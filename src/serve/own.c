@@ -127,6 +127,8 @@ static void unload(struct cabe_server *server, struct cabe_http_exchange *exchan
         status = cabe_service_model(server->service, name, model, &err);
     if (status == CABE_OK && (model->state != CABE_SERVICE_ABSENT || model->failed[0]))
         status = cabe_service_unload(server->service, name, &err);
+    if (cabe_server_notice(server, name) && status == CABE_ERR_NOT_FOUND)
+        status = CABE_OK; /* a start model that there never was */
     if (status == CABE_OK)
         reply_state(exchange, name, "absent", 0);
     else if (status == CABE_ERR_BUSY)

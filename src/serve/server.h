@@ -67,6 +67,8 @@ CABE_CHECKED enum cabe_status cabe_server_later_or(struct cabe_server *server, v
 void cabe_handle_later(struct cabe_server *server, struct cabe_http_exchange *exchange, const char *tail,
                        cabe_handler *handler);
 void cabe_server_workers(struct cabe_server *server, struct cabe_workers_stats *stats);
+/* An operator has taken notice of a start model that failed: it leaves the list soon. 0: none of this name has. */
+int cabe_server_notice(struct cabe_server *server, const char *model);
 /* 1: start models are there, no drain, nothing stalls; 0 with why. Any thread. */
 int cabe_server_ready(struct cabe_server *server, char *why, size_t n);
 

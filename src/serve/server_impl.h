@@ -20,6 +20,7 @@ struct cabe_start_failure {
     char model[256];
     char reason[256];
     int was_loading; /* the service knows of the failure too */
+    atomic_int is_noticed; /* by an operator */
 };
 
 /* How far the server has come; only goes up. */

@@ -326,11 +326,33 @@ static void pass_on_pressure(struct cabe_server *s, struct look *look)
 static int is_settled(struct cabe_server *s, const struct cabe_start_failure *failure)
 {
     struct cabe_service_model *model = cabe_calloc(1, sizeof *model);
-    int is_settled = model && cabe_service_model(s->service, failure->model, model, NULL) == CABE_OK &&
-                     (model->state == CABE_SERVICE_READY || (failure->was_loading && model->failed[0] == '\0'));
+    int is_settled = atomic_load_explicit(&failure->is_noticed, memory_order_relaxed); /* the flag alone */
+
+    is_settled = is_settled ||
+                 (model && cabe_service_model(s->service, failure->model, model, NULL) == CABE_OK &&
+                  (model->state == CABE_SERVICE_READY || (failure->was_loading && model->failed[0] == '\0')));
 
     cabe_free(model);
     return is_settled;
+}
+
+int cabe_server_notice(struct cabe_server *s, const char *model)
+{
+    size_t n = strlen(model);
+    int found = 0;
+
+    pthread_mutex_lock(&s->impl->lock);
+    for (struct cabe_start_failure *f = s->impl->failures; f; f = f->next) {
+        /* "NAME=PATH" where the path cannot be taken */
+        if (strncmp(f->model, model, n) != 0 || (f->model[n] != '\0' && f->model[n] != '='))
+            continue;
+        atomic_store_explicit(&f->is_noticed, 1, memory_order_relaxed);
+        found = 1;
+    }
+    pthread_mutex_unlock(&s->impl->lock);
+    if (found)
+        sem_post(&s->impl->wake);
+    return found;
 }
 
 /* Only this thread takes failures out of the list, so one may be looked at without the lock. */
