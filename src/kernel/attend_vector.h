@@ -358,8 +358,8 @@ SIMD void mix_rows(int rows, enum cabe_kv_format format, const struct attend_row
 }
 
 /* The last channels, fewer than 8, which mix_rows() leaves. Lanes past them hold the next slot's and are not stored. */
-SIMD void mix_rest(int rows, enum cabe_kv_format format, const struct attend_rows *block, int r0,
-                   const struct attend_tile *t, int64_t begin, int64_t end, const float *weights, int64_t dim)
+SIMD void mix_rest_format(int rows, enum cabe_kv_format format, const struct attend_rows *block, int r0,
+                          const struct attend_tile *t, int64_t begin, int64_t end, const float *weights, int64_t dim)
 {
     const int64_t n_page = CABE_PAGE_TOKENS * dim, d = dim / 8 * 8;
     vf s[BLOCK];
@@ -388,8 +388,19 @@ SIMD void mix_format(enum cabe_kv_format format, const struct attend_rows *block
         EACH_BLOCK(X)
 #undef X
     }
-    if (dim % 8 != 0)
-        mix_rest(n, format, block, r0, t, begin, end, weights, dim);
+}
+
+/* Apart from mix(), so that heads of the usual sizes run what they would without it. */
+static __attribute__((noinline)) void mix_rest(enum cabe_kv_format format, const struct attend_rows *block, int r0,
+                                               int n, const struct attend_tile *t, int64_t begin, int64_t end,
+                                               const float *weights, int64_t dim)
+{
+    if (format == CABE_KV_F32)
+        mix_rest_format(n, CABE_KV_F32, block, r0, t, begin, end, weights, dim);
+    else if (format == CABE_KV_F16)
+        mix_rest_format(n, CABE_KV_F16, block, r0, t, begin, end, weights, dim);
+    else
+        mix_rest_format(n, CABE_KV_Q8, block, r0, t, begin, end, weights, dim);
 }
 
 /* Rows [r0, r0 + n) of the block take slots [begin, end), pages of one format at a time. */
@@ -413,6 +424,8 @@ static void mix(const struct attend_pass *p, const struct attend_tile *t, struct
             mix_format(CABE_KV_F16, block, r0, n, t, begin, stop, w, dim);
         else
             mix_format(CABE_KV_Q8, block, r0, n, t, begin, stop, w, dim);
+        if (dim % 8 != 0)
+            mix_rest(format, block, r0, n, t, begin, stop, w, dim);
         for (int r = r0; r < r0 + n; r++)
             block->shrink[r] = 1.0f;
         begin = stop;

@@ -37,12 +37,12 @@ static void generate(const char *path, const char *prompt, int n, const float *f
 
     decoder_open(&run, path, &f32);
     n_vocab = cabe_model_config(run.model)->n_vocab;
-    assert_true(n_vocab <= 4096);
     OK(cabe_tokenizer_compile(run.source, &block, &bytes, &why));
     assert_true(bytes <= cabe_tokenizer_bound(run.source));
     OK(cabe_tokenizer_open(&tokenizer, block, bytes, path, &why));
     OK(cabe_tokenizer_encode(tokenizer, prompt, strlen(prompt), &options, &encoding, &why));
     n_rows = (int32_t)encoding.n;
+    assert_true(n_rows * n_vocab <= (int64_t)(sizeof logits / sizeof logits[0]));
     decoder_step(&run, encoding.ids, n_rows, logits);
     for (int i = 0; first && i < 5; i++)
         assert_true(fabsf(logits[(n_rows - 1) * n_vocab + i] - first[i]) < 1e-3f);
@@ -110,11 +110,31 @@ static void tinystories656k(void **state)
         fail_msg("found: %s\nwanted: %s", text, want);
 }
 
+/* Random weights, two heads of 4: what transformers 5.23.0 says, in f64 over the file's own weights. */
+static void random_llama2(void **state)
+{
+    static const char model[] = DATA "llm-random-gguf/llama-2-tiny-random.gguf";
+    static const float first[5] = {-0.04544751f, -0.05319971f, -0.08911357f, 0.0703635f, -0.03720477f};
+    static const char want[] =
+        "ernalrightarrow \u043f\u043e\u043f\u0443development Gar(), successo status heutigen\u0e42 zesificate "
+        "successo status heutigen\u0e42gele Harttekupsolog\u0415fahrt\u043d\u0438\u043a\u0438iza\u00e7\u00e3ountaException "
+        "inwonersleb Ele";
+    static char text[TEXT_BYTES];
+
+    (void)state;
+    if (access(model, R_OK) != 0)
+        skip();
+    generate(model, "Once upon a time", 30, first, text);
+    if (strcmp(text, want) != 0)
+        fail_msg("found: %s\nwanted: %s", text, want);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(stories260k),
         cmocka_unit_test(tinystories656k),
+        cmocka_unit_test(random_llama2),
     };
 
     if (access(DATA, R_OK) != 0) {
