@@ -21,7 +21,7 @@ python3 "$here/../../tools/golden/make_chat.py" "$work/chat" || complain "no gol
 mkdir -p "$CABE_HOME"
 "$program" pull "$work/chat" --name chat >"$work/out" 2>&1 || complain "pull: $(cat "$work/out")"
 "$program" pull "$models/bert-mean" --name embed >"$work/out" 2>&1 || complain "pull: $(cat "$work/out")"
-"$program" serve --port 0 --memory 300M >"$work/out" 2>"$work/err" &
+"$program" serve --port 0 --memory 300M --generation-timeout 600 --worker-wait 600 >"$work/out" 2>"$work/err" &
 server=$!
 for _ in $(seq 500); do
     url=$(sed -nE 's/^cabe listens at (http.*)/\1/p' "$work/out")

@@ -16,6 +16,7 @@ import urllib.request
 PROGRAM, EMBEDDER, STATIC = sys.argv[1:4]
 NAME, STATIC_NAME = EMBEDDER.split("=")[0], STATIC.split("=")[0]
 MIB = 1 << 20
+PATIENCE = "--generation-timeout", "600", "--worker-wait", "600"  # a machine that stands still is no fault of ours
 failures = []
 
 
@@ -28,7 +29,7 @@ def check(what, good):
 class Server:
     def __init__(self, *arguments, home=None):
         self.home = home or tempfile.mkdtemp(prefix="cabe-serve-ledger-")
-        self.process = subprocess.Popen([PROGRAM, "serve", *arguments, "--port", "0"], env=dict(os.environ),
+        self.process = subprocess.Popen([PROGRAM, "serve", *arguments, "--port", "0", *PATIENCE], env=dict(os.environ),
                                         stdout=subprocess.PIPE, stderr=open(self.home + "/err", "w"), text=True)
         self.url = self.process.stdout.readline().split()[-1]
 

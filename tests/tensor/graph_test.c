@@ -224,8 +224,8 @@ static void names_what_a_decoder_lacks(void **state)
     expect(g, "rope of x: angles has 18 columns for heads of 16");
 
     g = new_graph();
-    cabe_graph_state(g, "cache", &(struct cabe_kv_shape){2, 1, 12});
-    expect(g, "cache: 2 layers of 1 heads of 12 are not kept in pages");
+    cabe_graph_state(g, "cache", &(struct cabe_kv_shape){2, 1, 513});
+    expect(g, "cache: 2 layers of 1 heads of 513 are not kept in pages");
 
     g = new_graph();
     x = cabe_graph_input(g, "x", CABE_F32, tokens, ONE(64));
