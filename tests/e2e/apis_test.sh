@@ -23,7 +23,7 @@ mkdir -p "$CABE_HOME"
 "$program" pull "$models/bert-mean" --name embed >"$work/out" 2>&1 || complain "pull: $(cat "$work/out")"
 "$program" serve --port 0 --memory 300M --generation-timeout 600 --worker-wait 600 >"$work/out" 2>"$work/err" &
 server=$!
-for _ in $(seq 500); do
+for _ in $(seq 6000); do
     url=$(sed -nE 's/^cabe listens at (http.*)/\1/p' "$work/out")
     [ -n "$url" ] && [ "$(curl -s -o /dev/null -w '%{http_code}' "$url/v1/models")" = 200 ] && break
     sleep 0.02
@@ -33,7 +33,7 @@ done
 status() {
     local want=$1 got
     shift
-    got=$(curl -s -m 150 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
+    got=$(curl -s -m 600 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
     [ "$got" = "$want" ] || complain "$*: status $got, wanted $want: $(head -c 300 "$work/body")"
 }
 body() { jq -e "$1" "$work/body" >/dev/null || complain "not $1: $(head -c 400 "$work/body")"; }

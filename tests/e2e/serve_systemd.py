@@ -9,7 +9,7 @@ import time
 
 def get(path, family, address):
     with socket.socket(family, socket.SOCK_STREAM) as s:
-        s.settimeout(5)
+        s.settimeout(120)
         s.connect(address)
         s.sendall(b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" % path.encode())
         return s.recv(4096)
@@ -48,7 +48,7 @@ def main():
         unix.bind(home + "/cabe.sock")
         unix.listen()
         # Who connects before the server runs is answered all the same.
-        early = socket.create_connection(tcp.getsockname(), timeout=10)
+        early = socket.create_connection(tcp.getsockname(), timeout=120)
         early.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         high = [os.dup(tcp.fileno()), os.dup(unix.fileno())]
         for i, fd in enumerate(high):
@@ -62,13 +62,13 @@ def main():
             os.execv(sys.argv[1], [sys.argv[1], "serve", "--memory", "300M"])
         try:
             assert early.recv(4096).startswith(b"HTTP/1.1 200"), "the early client"
-            news_until(notify, "READY=1", 10)
-            news_until(notify, "STATUS=ready", 20)
+            news_until(notify, "READY=1", 120)
+            news_until(notify, "STATUS=ready", 120)
             assert get("/health", socket.AF_INET, tcp.getsockname()).startswith(b"HTTP/1.1 200"), "tcp"
             assert get("/health", socket.AF_UNIX, home + "/cabe.sock").startswith(b"HTTP/1.1 200"), "unix"
-            news_until(notify, "WATCHDOG=1", 2)
+            news_until(notify, "WATCHDOG=1", 120)
             os.kill(pid, 15)
-            news_until(notify, "STOPPING=1", 5)
+            news_until(notify, "STOPPING=1", 120)
         except BaseException:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
@@ -76,11 +76,11 @@ def main():
         _, code = os.waitpid(pid, 0)
         assert code == 0, f"wait status {code}"
         # The sockets are still there for the next one.
-        late = socket.create_connection(tcp.getsockname(), timeout=5)
+        late = socket.create_connection(tcp.getsockname(), timeout=120)
         late.close()
         # A descriptor that is no listening socket is an error that says so.
         words = ["sh", "-c", 'exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" serve', sys.argv[1]]
-        wrong = subprocess.run(words, env=dict(os.environ, CABE_HOME=home), capture_output=True, text=True, timeout=20)
+        wrong = subprocess.run(words, env=dict(os.environ, CABE_HOME=home), capture_output=True, text=True, timeout=120)
         assert wrong.returncode == 2 and "descriptor 3 is not a listening stream socket" in wrong.stderr, wrong
     print("serve: sockets handed over, READY, WATCHDOG, STOPPING")
 

@@ -21,7 +21,7 @@ start() {
     "$program" serve --port 0 --memory 300M "$@" >"$work/out" 2>"$work/err" &
     pid=$!
     pids+=("$pid")
-    for _ in $(seq 500); do
+    for _ in $(seq 6000); do
         url=$(sed -nE 's/^cabe listens at (http.*)/\1/p' "$work/out")
         [ -n "$url" ] && break
         kill -0 "$pid" 2>/dev/null || { complain "$*: ended at once: $(cat "$work/err")"; return 1; }
@@ -37,7 +37,7 @@ stop() {
     [ "$code" -eq 0 ] || complain "exit code $code after SIGTERM, wanted 0: $(tail -n 3 "$work/err")"
 }
 until_ready() {
-    for _ in $(seq 500); do
+    for _ in $(seq 6000); do
         [ "$(curl -s -o /dev/null -w "%{http_code}" "$url/ready")" = 200 ] && return
         sleep 0.02
     done
@@ -47,7 +47,7 @@ until_ready() {
 status() {
     local want=$1 got
     shift
-    got=$(curl -s -m 20 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
+    got=$(curl -s -m 120 -o "$work/body" -D "$work/head" -w '%{http_code}' "$@")
     [ "$got" = "$want" ] || complain "$*: status $got, wanted $want: $(head -c 300 "$work/body")"
 }
 header() { grep -Eiq "$1" "$work/head" || complain "no header /$1/ in: $(cat "$work/head")"; }
@@ -59,7 +59,7 @@ body() { jq -e "$1" "$work/body" >/dev/null || complain "not $1: $(head -c 300 "
 wrong() {
     local want=$1 pattern=$2 code
     shift 2
-    timeout 20 "$program" serve "$@" >"$work/out" 2>"$work/err"
+    timeout 120 "$program" serve "$@" >"$work/out" 2>"$work/err"
     code=$?
     [[ $code =~ ^$want$ ]] || complain "$*: exit code $code, wanted $want: $(cat "$work/err")"
     grep -Eq -- "$pattern" "$work/err" || complain "$*: errors lack /$pattern/: $(cat "$work/err")"
@@ -77,7 +77,7 @@ echo '{"prot": 1}' >"$work/bad.json"
 wrong 2 "bad.json: no setting 'prot'" --config "$work/bad.json"
 CABE_WORKERS=many wrong 2 "CABE_WORKERS: workers 'many', wanted a whole number from 1 to 64" --port 0
 wrong 3 "api_keys: $work/nowhere" --port 0 --api-keys "@$work/nowhere"
-timeout 20 "$program" serve --host 10.255.255.1 --port 0 >"$work/out" 2>"$work/err" && complain "an address that is not ours was taken"
+timeout 120 "$program" serve --host 10.255.255.1 --port 0 >"$work/out" 2>"$work/err" && complain "an address that is not ours was taken"
 config=$(ENVIRONMENT=high_performance LOG_SLOW_OPERATIONS_MS=11 CABE_PORT=7 "$program" serve --print-config \
     --api-keys secret --queue-requests=9 --performance-log)
 jq -e '.workers == 16 and .max_patterns == 5000 and .activation_cache == 5000 and .slow_ms == 11 and .port == 7 and
@@ -194,7 +194,7 @@ if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
         --bounding-set=-all "$nobody/cabe" serve --port 0 >"$work/out" 2>"$work/err" &
     pid=$!
     pids+=("$pid")
-    for _ in $(seq 500); do
+    for _ in $(seq 6000); do
         url=$(sed -nE 's/^cabe listens at (http.*)/\1/p' "$work/out")
         [ -n "$url" ] && break
         sleep 0.01
@@ -214,13 +214,13 @@ if [ -r "$model" ]; then
     if start "story=$model"; then
         until_ready
         ask='{"model": "story", "prompt": "Once upon a time", "max_tokens": 400, "stream": true, "ignore_eos": true}'
-        curl -sN -m 60 "$url/v1/completions" -d "$ask" >"$work/stream" &
+        curl -sN -m 600 "$url/v1/completions" -d "$ask" >"$work/stream" &
         client=$!
-        for _ in $(seq 500); do [ -s "$work/stream" ] && break; sleep 0.01; done
+        for _ in $(seq 6000); do [ -s "$work/stream" ] && break; sleep 0.01; done
         kill -TERM "$pid"
         sleep 0.1
         if kill -0 "$pid" 2>/dev/null; then
-            draining=$(curl -s -m 5 -o "$work/body" -w '%{http_code}' "$url/ready")
+            draining=$(curl -s -m 120 -o "$work/body" -w '%{http_code}' "$url/ready")
             [ "$draining" = 503 ] || kill -0 "$client" 2>/dev/null || draining=503 # it had ended already
             [ "$draining" = 503 ] || complain "/ready $draining during the drain"
         fi
@@ -232,9 +232,9 @@ if [ -r "$model" ]; then
     fi
     if start "story=$model" --drain 60; then
         until_ready
-        curl -sN -m 60 "$url/v1/completions" -d "${ask/400/100000}" >"$work/stream" &
+        curl -sN -m 600 "$url/v1/completions" -d "${ask/400/100000}" >"$work/stream" &
         client=$!
-        for _ in $(seq 500); do [ -s "$work/stream" ] && break; sleep 0.01; done
+        for _ in $(seq 6000); do [ -s "$work/stream" ] && break; sleep 0.01; done
         kill -TERM "$pid"
         sleep 0.3
         kill -TERM "$pid" 2>/dev/null
