@@ -100,7 +100,7 @@ static void wait_of_ask(const struct cabe_service_entry *e, const struct cabe_se
                         int64_t bytes, uint64_t key, struct cabe_wait *wait)
 {
     *wait = (struct cabe_wait){.class_ = class_, .tokens = estimate(e, bytes, ask->n_ids), .key = key};
-    wait->work = cabe_wait_work(e, wait->tokens, ask->max_new, ask->n_choices > 0 ? ask->n_choices : 1, ask->ignore_end);
+    wait->work = cabe_wait_work_ask(e, wait->tokens, ask);
 }
 
 static void wait_of_embed(const struct cabe_service_entry *e, enum cabe_class class_, int64_t bytes, uint64_t key,

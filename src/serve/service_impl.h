@@ -229,6 +229,8 @@ struct cabe_wait { /* of one that asks */
 /* Seconds that it takes of the engine. n_choices 0: an embedding. */
 double cabe_wait_work(const struct cabe_service_entry *entry, int64_t prompt_tokens, int64_t max_new, int32_t n_choices,
                       int ignore_end);
+/* The same of an ask: one whose prompt is scored takes as long as if the prompt were an answer. */
+double cabe_wait_work_ask(const struct cabe_service_entry *entry, int64_t prompt_tokens, const struct cabe_service_ask *ask);
 /*
  * Whether it is let in, as far as its wait is concerned; otherwise CABE_ERR_LIMIT, and in *retry_s when it will be.
  * Nothing is changed but promises.

@@ -338,7 +338,7 @@ static double work_done(const struct cabe_service_ticket *t)
 {
     if (t->embeds)
         return cabe_wait_work(t->entry, t->estimated_tokens, 0, 0, 0);
-    return cabe_wait_work(t->entry, t->estimated_tokens, t->ask.max_new, t->ask.n_choices, t->ask.ignore_end);
+    return cabe_wait_work_ask(t->entry, t->estimated_tokens, &t->ask);
 }
 
 static void count_end(struct cabe_service_ticket *t, enum cabe_status status)

@@ -36,6 +36,19 @@ double cabe_wait_work(const struct cabe_service_entry *e, int64_t prompt_tokens,
     return (double)prompt_tokens * prompt_s + n_choices * new_tokens(e, max_new, ignore_end) * answer_s;
 }
 
+double cabe_wait_work_ask(const struct cabe_service_entry *e, int64_t prompt_tokens, const struct cabe_service_ask *ask)
+{
+    int32_t n_choices = ask->n_choices > 0 ? ask->n_choices : 1;
+    double answer_s = e->view.engine.answer_s > 0 ? e->view.engine.answer_s : ANSWER_S;
+    double work = cabe_wait_work(e, prompt_tokens, ask->max_new, n_choices, ask->ignore_end);
+
+    if (!ask->prompted)
+        return work;
+    if (e->view.context > 0 && prompt_tokens > e->view.context)
+        prompt_tokens = e->view.context;
+    return work + n_choices * (double)prompt_tokens * answer_s; /* a row of logits each, as if it were written */
+}
+
 void cabe_wait_learn(struct cabe_service_entry *e, int64_t n_new)
 {
     e->mean_new += (e->mean_new > 0 ? LEARN_ANSWER : 1) * ((double)n_new - e->mean_new);

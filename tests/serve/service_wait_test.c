@@ -66,9 +66,21 @@ static int ask(enum cabe_class class_, uint64_t key, double now, double *retry_s
     return 1;
 }
 
+static void no_prompted(void *self, int32_t choice, const struct cabe_sampled *token, const struct cabe_tokenizer *tokenizer)
+{
+    (void)self, (void)choice, (void)token, (void)tokenizer;
+}
+
 static void work_is_counted(void **state)
 {
+    struct cabe_service_ask plain = {.max_new = 100, .ignore_end = 1}, scored = {.max_new = -1, .prompted = no_prompted};
+    double work;
+
     (void)state;
+    work = cabe_wait_work_ask(&entry, 200, &plain);
+    assert_true(work > 0.399 && work < 0.401);
+    work = cabe_wait_work_ask(&entry, 200, &scored); /* nothing is written, and each token of the prompt counts as if it were */
+    assert_true(work > 0.599 && work < 0.601);
     assert_true(cabe_wait_work(&entry, 200, 100, 1, 1) > 0.399 && cabe_wait_work(&entry, 200, 100, 1, 1) < 0.401);
     assert_true(cabe_wait_work(&entry, 200, 100, 3, 1) > 0.799 && cabe_wait_work(&entry, 200, 100, 3, 1) < 0.801);
     for (int i = 0; i < 100; i++)
