@@ -115,6 +115,32 @@ static void fail_memory(struct api_answer *answer)
     fail(answer, &fault, NULL, NULL);
 }
 
+#define CHARGE_BYTES ((size_t)64 << 10)
+
+static size_t choice_bytes(const struct api_choice *choice)
+{
+    size_t n = choice->text.capacity + choice->echo.capacity;
+
+    for (int k = 0; k < 4; k++)
+        n += choice->logprob[k].capacity;
+    return n;
+}
+
+/* An answer grows with what is asked of it (log-probabilities of many choices): what it has beyond a little is on the ledger. */
+static void charge(struct api_answer *answer, size_t bytes)
+{
+    size_t more;
+
+    answer->bytes = bytes;
+    if (!answer->sink.charge || bytes <= answer->charged + CHARGE_BYTES || answer->failed)
+        return;
+    more = (bytes - answer->charged + CHARGE_BYTES - 1) / CHARGE_BYTES * CHARGE_BYTES;
+    if (answer->sink.charge(answer->sink.self, more))
+        answer->charged += more;
+    else
+        fail_memory(answer);
+}
+
 /* Sends what the form has put out. A client that is gone, or reads too slowly, ends the answer. */
 static void flush(struct api_answer *answer)
 {
@@ -214,12 +240,14 @@ static void on_prompted(void *self, int32_t index, const struct cabe_sampled *to
     int32_t at = part->index * answer->request.n + index;
     struct api_choice *choice;
     const char *prompt;
+    size_t before;
     int is_last;
 
     api_answer_hold(answer);
     pthread_mutex_lock(&answer->lock);
     if (!answer->gone && !answer->failed && index >= 0 && index < answer->request.n) {
         choice = &answer->choices[at];
+        before = choice_bytes(choice);
         begin(answer);
         prompt = answer->request.prompt[part->index];
         is_last = ++choice->n_prompted == part->counts.n_prompt;
@@ -232,6 +260,7 @@ static void on_prompted(void *self, int32_t index, const struct cabe_sampled *to
         else if (is_last && answer->request.stream)
             answer->form->piece(answer, at, prompt ? prompt : choice->echo.bytes,
                                 prompt ? answer->request.prompt_bytes[part->index] : choice->echo.n);
+        charge(answer, answer->bytes - before + choice_bytes(choice));
         flush(answer);
     }
     pthread_mutex_unlock(&answer->lock);
@@ -245,11 +274,13 @@ static void on_text(void *self, int32_t index, const char *bytes, size_t n, cons
     struct api_answer *answer = part->answer;
     int32_t at = part->index * answer->request.n + index;
     struct api_choice *choice;
+    size_t before;
 
     api_answer_hold(answer);
     pthread_mutex_lock(&answer->lock);
     if (!answer->gone && !answer->failed && index >= 0 && index < answer->request.n) {
         choice = &answer->choices[at];
+        before = choice_bytes(choice);
         begin(answer);
         if (sampled && answer->request.with_logprobs && answer->form->logprob && tokenizer)
             answer->form->logprob(answer, choice, sampled, tokenizer);
@@ -258,6 +289,7 @@ static void on_text(void *self, int32_t index, const char *bytes, size_t n, cons
         if (sampled && tokenizer)
             api_scan_token(&choice->scan, tokenizer, sampled->token, &answer->shown);
         show(answer, at);
+        charge(answer, answer->bytes - before + choice_bytes(choice));
         flush(answer);
     }
     pthread_mutex_unlock(&answer->lock);
@@ -330,6 +362,8 @@ static void end_stream(struct api_answer *answer)
 static void conclude(struct api_answer *answer)
 {
     add_counts(answer);
+    if (!answer->gone && !answer->request.stream)
+        charge(answer, 2 * answer->bytes); /* it is put together from its parts */
     if (!answer->failed && !answer->gone && !answer->request.stream) {
         answer->form->whole(answer);
         if (answer->out.failed)

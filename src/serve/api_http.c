@@ -6,6 +6,9 @@
 #include "base/memory.h"
 #include "serve/api_impl.h"
 
+#define NUMBER_BYTES 16 /* of an embedding, as it is written */
+#define NUMBERS_FREE_BYTES ((size_t)64 << 10) /* so many are not counted one by one */
+
 /* ---- an exchange as a sink ---- */
 
 static void sink_begin(void *self, const char *type)
@@ -50,6 +53,11 @@ static void sink_refuse(void *self, const struct api_fault *fault, const struct 
     }
 }
 
+static int sink_charge(void *self, size_t n)
+{
+    return cabe_http_charge_more((struct cabe_http_exchange *)self, n);
+}
+
 static void sink_release(void *self, struct api_answer *answer)
 {
     struct cabe_http_exchange *exchange = (struct cabe_http_exchange *)self;
@@ -79,6 +87,7 @@ void api_serve_request(struct cabe_server *server, struct cabe_http_exchange *ex
                                   .cut = sink_cut,
                                   .reply = sink_reply,
                                   .refuse = sink_refuse,
+                                  .charge = sink_charge,
                                   .release = sink_release};
     struct api_answer *answer = api_answer_open(request, form, &sink, id_prefix);
 
@@ -165,8 +174,11 @@ static void reply_embedding(struct embedding *e, enum cabe_status status, const 
 {
     struct api_text out = {0};
     struct api_fault fault = {0};
+    size_t room = e->embed.n_texts * (size_t)width * NUMBER_BYTES;
 
-    if (status == CABE_OK)
+    if (status == CABE_OK && room > NUMBERS_FREE_BYTES && !cabe_http_charge_more(e->exchange, room))
+        api_refuse_memory(&fault);
+    else if (status == CABE_OK)
         api_put_embeddings(&e->embed, rows, width, n_tokens, &out, &fault);
     else if (status == CABE_ERR_CANCELLED)
         api_refuse(&fault, 503, "cancelled", NULL, "the server ended this request");

@@ -181,6 +181,8 @@ struct api_sink {
     /* Instead of an answer. */
     void (*refuse)(void *self, const struct api_fault *fault, const struct cabe_error *err,
                    const struct cabe_service_refusal *refusal);
+    /* Takes n bytes more from the budget, until the end; 0: they are not there. NULL: nobody counts. */
+    int (*charge)(void *self, size_t n);
     /* The answer is over; whoever waits for it may go. */
     void (*release)(void *self, struct api_answer *answer);
 };
@@ -240,6 +242,7 @@ struct api_answer {
     struct cabe_service_refusal refusal;
     struct cabe_service_counts counts; /* of all parts, at the end */
     struct api_text out, shown;
+    size_t bytes, charged; /* that its texts and lists have; of them, taken from the budget */
     int64_t sequence; /* of events, for forms that number them */
     void *extra;      /* of the form, cabe_malloc'ed */
 };

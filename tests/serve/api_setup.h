@@ -18,6 +18,7 @@ struct recorder {
     struct api_text text;
     int status, n_begun, n_ended, n_released, n_refused;
     enum cabe_status send; /* what sending answers */
+    size_t charged, room; /* taken from the budget; what there is, 0: enough */
     struct api_fault fault;
 };
 
@@ -64,6 +65,16 @@ static void record_refuse(void *self, const struct api_fault *fault, const struc
     r->fault = *fault;
 }
 
+static int record_charge(void *self, size_t n)
+{
+    struct recorder *r = (struct recorder *)self;
+
+    if (r->room && n > r->room - r->charged)
+        return 0;
+    r->charged += n;
+    return 1;
+}
+
 static void record_release(void *self, struct api_answer *answer)
 {
     (void)answer;
@@ -78,6 +89,7 @@ static struct api_sink recorder_sink(struct recorder *r)
                              .end = record_end,
                              .reply = record_reply,
                              .refuse = record_refuse,
+                             .charge = record_charge,
                              .release = record_release};
 }
 

@@ -474,6 +474,51 @@ static void test_logprobs(void **state)
     cabe_free(block);
 }
 
+/* What answers grow to is taken from the budget while they grow; where it is not there they end, with their memory. */
+static void test_large_answers(void **state)
+{
+    static const char document[] =
+        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xC3\x83\":2,\"\xC2\xA9\":3},\"merges\":[]},"
+        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}}";
+    struct cabe_sampled sampled = {.token = 0, .logprob = -0.5F, .n_top = 2, .top = {{0, -0.5F}, {2, -INFINITY}}};
+    struct cabe_error err;
+    struct cabe_tokenizer *tokenizer;
+    struct recorder r;
+    struct api_answer *answer;
+    json_t *json = json_loads(document, 0, NULL);
+    void *block;
+    size_t bytes, n = 0;
+
+    (void)state;
+    assert_int_equal(cabe_tokenizer_compile_json(json, "test", &block, &bytes, &err), CABE_OK);
+    json_decref(json);
+    assert_int_equal(cabe_tokenizer_open(&tokenizer, block, bytes, "test", &err), CABE_OK);
+    for (int way = 0; way < 3; way++) { /* enough; too little while it grows; too little for putting it together */
+        answer = ask_for(&r, CHAT ",\"n\":2,\"logprobs\":true,\"top_logprobs\":2}", api_read_chat, &api_form_chat);
+        r.room = way == 1 ? 200 << 10 : way == 2 ? n : 0;
+        for (int i = 0; i < 4000 && played.n_cancelled == 0; i++)
+            played.ask[0].text(played.ask[0].self, i % 2, "a", 1, &sampled, tokenizer);
+        assert_int_equal(played.n_cancelled, way == 1);
+        if (way == 0)
+            n = r.charged; /* until it is put together */
+        if (way == 1) {
+            struct cabe_service_counts counts = {0};
+
+            err = (struct cabe_error){.status = CABE_ERR_CANCELLED, .text = "cancelled"};
+            played.ask[0].ended(played.ask[0].self, CABE_ERR_CANCELLED, &err, &counts);
+        } else {
+            conclude_part(0, CABE_SERVICE_STOP);
+        }
+        if (way == 0)
+            assert_true(r.status == 200 && r.charged + (128 << 10) > 2 * r.text.n);
+        else
+            assert_true(r.status == 503 && strcmp(r.fault.code, "out_of_memory") == 0);
+        close_answer(&r, answer);
+    }
+    cabe_tokenizer_close(tokenizer);
+    cabe_free(block);
+}
+
 /* A prompt with its log-probabilities: as who scores texts asks for it. */
 static void test_echo(void **state)
 {
@@ -695,6 +740,7 @@ int main(void)
         cmocka_unit_test(test_completions), cmocka_unit_test(test_scan),            cmocka_unit_test(test_tool_answers),
         cmocka_unit_test(test_response),    cmocka_unit_test(test_response_stream), cmocka_unit_test(test_logprobs),
         cmocka_unit_test(test_echo),
+        cmocka_unit_test(test_large_answers),
         cmocka_unit_test(test_embeddings),  cmocka_unit_test(test_floats),          cmocka_unit_test(test_memory),
     };
 
