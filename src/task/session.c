@@ -9,7 +9,6 @@
 #include "base/process.h"
 
 #define MIB (UINT64_C(1) << 20)
-#define PAGES_ASTRAY_BYTES (MIB / 4) /* of libraries: what the system had read ahead of them */
 #define CACHE_LIMIT_BYTES (UINT64_C(20) << 30)
 
 static uint64_t process_bytes(int n_threads, uint64_t slack_bytes)
@@ -166,8 +165,8 @@ enum cabe_status cabe_session_settle(struct cabe_session *s, struct cabe_error *
     uint64_t bytes = process_bytes(s->n_threads, s->slack_bytes), others = 0;
     struct cabe_ledger_view view;
 
-    if (!s->ledger) { /* it only plans: what differs by some pages from run to run is not told */
-        s->process_bytes = (bytes + PAGES_ASTRAY_BYTES + MIB - 1) / MIB * MIB;
+    if (!s->ledger) {
+        s->process_bytes = bytes;
         return CABE_OK;
     }
     cabe_ledger_read(s->ledger, &view);
