@@ -357,26 +357,6 @@ SIMD void mix_rows(int rows, enum cabe_kv_format format, const struct attend_row
         mix_columns(rows, 1, 8, format, block, r0, t, begin, end, weights, d, dim);
 }
 
-/* The last channels, fewer than 8, which mix_rows() leaves. Lanes past them hold the next slot's and are not stored. */
-SIMD void mix_rest_format(int rows, enum cabe_kv_format format, const struct attend_rows *block, int r0,
-                          const struct attend_tile *t, int64_t begin, int64_t end, const float *weights, int64_t dim)
-{
-    const int64_t n_page = CABE_PAGE_TOKENS * dim, d = dim / 8 * 8;
-    vf s[BLOCK];
-
-    for (int r = 0; r < rows; r++)
-        s[r] = v_mul(v_load_n(block->out[r0 + r] + d, dim - d), v_set(block->shrink[r0 + r]));
-    for (int64_t slot = begin; slot < end; slot++) {
-        int64_t at = slot % CABE_PAGE_TOKENS * dim + d;
-        vf x = page_load(format, t->v[slot / CABE_PAGE_TOKENS], at, n_page - at < LANES ? (int)(n_page - at) : LANES);
-
-        for (int r = 0; r < rows; r++)
-            s[r] = v_fma(v_set(weights[r * CABE_ATTEND_TILE + slot]), x, s[r]);
-    }
-    for (int r = 0; r < rows; r++)
-        v_store_n(block->out[r0 + r] + d, s[r], dim - d);
-}
-
 SIMD void mix_format(enum cabe_kv_format format, const struct attend_rows *block, int r0, int n,
                      const struct attend_tile *t, int64_t begin, int64_t end, const float *weights, int64_t dim)
 {
@@ -388,19 +368,6 @@ SIMD void mix_format(enum cabe_kv_format format, const struct attend_rows *block
         EACH_BLOCK(X)
 #undef X
     }
-}
-
-/* Apart from mix(), so that heads of the usual sizes run what they would without it. */
-static __attribute__((noinline)) void mix_rest(enum cabe_kv_format format, const struct attend_rows *block, int r0,
-                                               int n, const struct attend_tile *t, int64_t begin, int64_t end,
-                                               const float *weights, int64_t dim)
-{
-    if (format == CABE_KV_F32)
-        mix_rest_format(n, CABE_KV_F32, block, r0, t, begin, end, weights, dim);
-    else if (format == CABE_KV_F16)
-        mix_rest_format(n, CABE_KV_F16, block, r0, t, begin, end, weights, dim);
-    else
-        mix_rest_format(n, CABE_KV_Q8, block, r0, t, begin, end, weights, dim);
 }
 
 /* Rows [r0, r0 + n) of the block take slots [begin, end), pages of one format at a time. */
@@ -424,12 +391,50 @@ static void mix(const struct attend_pass *p, const struct attend_tile *t, struct
             mix_format(CABE_KV_F16, block, r0, n, t, begin, stop, w, dim);
         else
             mix_format(CABE_KV_Q8, block, r0, n, t, begin, stop, w, dim);
-        if (dim % 8 != 0)
-            mix_rest(format, block, r0, n, t, begin, stop, w, dim);
         for (int r = r0; r < r0 + n; r++)
             block->shrink[r] = 1.0f;
         begin = stop;
     }
+}
+
+/*
+ * The last channels, fewer than 8, which mix_rows() leaves. Lanes past them hold the next slot's and are not stored.
+ * Apart from mix(), whose loops are then the same code at the same places as if all heads were multiples of 8.
+ */
+static __attribute__((noinline, cold)) void mix_rest(const struct attend_pass *p, const struct attend_tile *t,
+                                                     const struct attend_rows *block, int r0, int n, int64_t begin,
+                                                     int64_t end)
+{
+    const int64_t dim = p->paged->head_dim, d = dim / 8 * 8, n_page = CABE_PAGE_TOKENS * dim;
+    const float *weights = p->scores + r0 * CABE_ATTEND_TILE;
+    vf s[BLOCK];
+
+    for (int r = 0; r < n; r++)
+        s[r] = v_mul(v_load_n(block->out[r0 + r] + d, dim - d), v_set(block->shrink[r0 + r]));
+    for (int64_t slot = begin; slot < end; slot++) {
+        int64_t page = slot / CABE_PAGE_TOKENS, at = slot % CABE_PAGE_TOKENS * dim + d;
+        int there = n_page - at < LANES ? (int)(n_page - at) : LANES;
+        vf x;
+
+        if (t->v_format[page] == CABE_KV_F32)
+            x = page_load(CABE_KV_F32, t->v[page], at, there);
+        else if (t->v_format[page] == CABE_KV_F16)
+            x = page_load(CABE_KV_F16, t->v[page], at, there);
+        else
+            x = page_load(CABE_KV_Q8, t->v[page], at, there);
+        for (int r = 0; r < n; r++)
+            s[r] = v_fma(v_set(weights[r * CABE_ATTEND_TILE + slot]), x, s[r]);
+    }
+    for (int r = 0; r < n; r++)
+        v_store_n(block->out[r0 + r] + d, s[r], dim - d);
+}
+
+static void mix_all(const struct attend_pass *p, const struct attend_tile *t, struct attend_rows *block, int r0, int n,
+                    int64_t begin, int64_t end)
+{
+    if (p->paged->head_dim % 8 != 0 && begin < end)
+        mix_rest(p, t, block, r0, n, begin, end);
+    mix(p, t, block, r0, n, begin, end);
 }
 
 static void attend_block(const struct attend_pass *p, const struct attend_tile *t, int64_t row, int n)
@@ -462,10 +467,10 @@ static void attend_block(const struct attend_pass *p, const struct attend_tile *
     if (begin >= end) /* nothing that all see */
         begin = end = CABE_ATTEND_TILE;
     for (int r = 0; r < n; r++)
-        mix(p, t, &block, r, 1, block.begin[r], begin < block.end[r] ? begin : block.end[r]);
-    mix(p, t, &block, 0, n, begin, end);
+        mix_all(p, t, &block, r, 1, block.begin[r], begin < block.end[r] ? begin : block.end[r]);
+    mix_all(p, t, &block, 0, n, begin, end);
     for (int r = 0; r < n; r++)
-        mix(p, t, &block, r, 1, end, block.end[r]);
+        mix_all(p, t, &block, r, 1, end, block.end[r]);
 }
 
 /* The queries of the pass that see slots of the tile, in blocks of rows of nearly one size. */
