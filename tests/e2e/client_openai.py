@@ -79,9 +79,9 @@ written = client.completions.create(model=CHAT, prompt="One", max_tokens=6, temp
 scored = client.completions.create(model=CHAT, prompt=written.choices[0].text, max_tokens=0, logprobs=1, echo=True).choices[0]
 check(scored.text == written.choices[0].text and scored.finish_reason == "length", scored)
 check(scored.logprobs.token_logprobs[0] is None and scored.logprobs.top_logprobs[0] is None, scored.logprobs)
-if scored.logprobs.tokens == written.choices[0].logprobs.tokens:  # cut as it was written
+if scored.logprobs.tokens == written.choices[0].logprobs.tokens:  # cut as it was written, and every byte of it was text
     check(scored.logprobs.token_logprobs == written.choices[0].logprobs.token_logprobs, scored.logprobs)
-check(scored.logprobs.text_offset == written.choices[0].logprobs.text_offset, scored.logprobs)
+    check(scored.logprobs.text_offset == written.choices[0].logprobs.text_offset, scored.logprobs)
 check(all(token in top for token, top in zip(scored.logprobs.tokens[1:], scored.logprobs.top_logprobs[1:])), scored.logprobs)
 
 # embeddings
