@@ -232,24 +232,48 @@ static void put_echo(struct api_choice *choice, const struct cabe_tokenizer *tok
         cabe_free(text);
 }
 
+/*
+ * A part tells something of a choice: the choice, its answer held and locked, or NULL where nobody wants to know. leave()
+ * follows either way, with what the choice had before.
+ */
+static struct api_choice *enter(struct api_part *part, int32_t index, size_t *before)
+{
+    struct api_answer *answer = part->answer;
+    struct api_choice *choice;
+
+    api_answer_hold(answer);
+    pthread_mutex_lock(&answer->lock);
+    if (answer->gone || answer->failed || index < 0 || index >= answer->request.n)
+        return NULL;
+    choice = &answer->choices[part->index * answer->request.n + index];
+    *before = choice_bytes(choice);
+    begin(answer);
+    return choice;
+}
+
+static void leave(struct api_part *part, const struct api_choice *choice, size_t before)
+{
+    struct api_answer *answer = part->answer;
+
+    if (choice) {
+        charge(answer, answer->bytes - before + choice_bytes(choice));
+        flush(answer);
+    }
+    pthread_mutex_unlock(&answer->lock);
+    api_answer_release(answer);
+}
+
 static void on_prompted(void *self, int32_t index, const struct cabe_sampled *token,
                         const struct cabe_tokenizer *tokenizer)
 {
     struct api_part *part = (struct api_part *)self;
     struct api_answer *answer = part->answer;
-    int32_t at = part->index * answer->request.n + index;
-    struct api_choice *choice;
-    const char *prompt;
-    size_t before;
+    const char *prompt = answer->request.prompt[part->index];
+    size_t before = 0;
+    struct api_choice *choice = enter(part, index, &before);
     int is_last;
 
-    api_answer_hold(answer);
-    pthread_mutex_lock(&answer->lock);
-    if (!answer->gone && !answer->failed && index >= 0 && index < answer->request.n) {
-        choice = &answer->choices[at];
-        before = choice_bytes(choice);
-        begin(answer);
-        prompt = answer->request.prompt[part->index];
+    if (choice) {
         is_last = ++choice->n_prompted == part->counts.n_prompt;
         if (answer->request.with_logprobs && answer->form->logprob)
             answer->form->logprob(answer, choice, token, tokenizer);
@@ -258,13 +282,10 @@ static void on_prompted(void *self, int32_t index, const struct cabe_sampled *to
         if (choice->echo.failed)
             fail_memory(answer);
         else if (is_last && answer->request.stream)
-            answer->form->piece(answer, at, prompt ? prompt : choice->echo.bytes,
+            answer->form->piece(answer, (int32_t)(choice - answer->choices), prompt ? prompt : choice->echo.bytes,
                                 prompt ? answer->request.prompt_bytes[part->index] : choice->echo.n);
-        charge(answer, answer->bytes - before + choice_bytes(choice));
-        flush(answer);
     }
-    pthread_mutex_unlock(&answer->lock);
-    api_answer_release(answer);
+    leave(part, choice, before);
 }
 
 static void on_text(void *self, int32_t index, const char *bytes, size_t n, const struct cabe_sampled *sampled,
@@ -272,53 +293,38 @@ static void on_text(void *self, int32_t index, const char *bytes, size_t n, cons
 {
     struct api_part *part = (struct api_part *)self;
     struct api_answer *answer = part->answer;
-    int32_t at = part->index * answer->request.n + index;
-    struct api_choice *choice;
-    size_t before;
+    size_t before = 0;
+    struct api_choice *choice = enter(part, index, &before);
 
-    api_answer_hold(answer);
-    pthread_mutex_lock(&answer->lock);
-    if (!answer->gone && !answer->failed && index >= 0 && index < answer->request.n) {
-        choice = &answer->choices[at];
-        before = choice_bytes(choice);
-        begin(answer);
+    if (choice) {
         if (sampled && answer->request.with_logprobs && answer->form->logprob && tokenizer)
             answer->form->logprob(answer, choice, sampled, tokenizer);
         answer->shown.n = 0;
         api_scan_put(&choice->scan, bytes, n, &answer->shown);
         if (sampled && tokenizer)
             api_scan_token(&choice->scan, tokenizer, sampled->token, &answer->shown);
-        show(answer, at);
-        charge(answer, answer->bytes - before + choice_bytes(choice));
-        flush(answer);
+        show(answer, (int32_t)(choice - answer->choices));
     }
-    pthread_mutex_unlock(&answer->lock);
-    api_answer_release(answer);
+    leave(part, choice, before);
 }
 
 static void on_finished(void *self, int32_t index, enum cabe_service_finish finish)
 {
     struct api_part *part = (struct api_part *)self;
     struct api_answer *answer = part->answer;
-    int32_t at = part->index * answer->request.n + index;
-    struct api_choice *choice;
+    size_t before = 0;
+    struct api_choice *choice = enter(part, index, &before);
 
-    api_answer_hold(answer);
-    pthread_mutex_lock(&answer->lock);
-    if (!answer->gone && !answer->failed && index >= 0 && index < answer->request.n && !answer->choices[at].finished) {
-        choice = &answer->choices[at];
-        begin(answer);
+    if (choice && !choice->finished) {
         choice->finished = 1;
         choice->finish = finish;
         answer->shown.n = 0;
         api_scan_end(&choice->scan, &answer->shown);
-        show(answer, at);
+        show(answer, (int32_t)(choice - answer->choices));
         if (answer->request.stream && answer->form->finish)
-            answer->form->finish(answer, at);
-        flush(answer);
+            answer->form->finish(answer, (int32_t)(choice - answer->choices));
     }
-    pthread_mutex_unlock(&answer->lock);
-    api_answer_release(answer);
+    leave(part, choice, before);
 }
 
 static void add_counts(struct api_answer *answer)

@@ -417,24 +417,33 @@ static void test_response_stream(void **state)
 
 /* ---- log-probabilities ---- */
 
-static void test_logprobs(void **state)
+/* Of a, b and the two bytes of an accented e; `*block` is the caller's, to be freed behind it. */
+static struct cabe_tokenizer *open_bytes(void **block)
 {
     static const char document[] =
         "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xC3\x83\":2,\"\xC2\xA9\":3},\"merges\":[]},"
         "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}}";
-    struct cabe_sampled sampled = {.token = 0, .logprob = -0.5F, .n_top = 2, .top = {{0, -0.5F}, {2, -INFINITY}}};
     struct cabe_tokenizer *tokenizer;
     struct cabe_error err;
-    struct recorder r;
-    struct api_answer *answer;
     json_t *json = json_loads(document, 0, NULL);
-    void *block;
     size_t bytes;
 
-    (void)state;
-    assert_int_equal(cabe_tokenizer_compile_json(json, "test", &block, &bytes, &err), CABE_OK);
+    assert_int_equal(cabe_tokenizer_compile_json(json, "test", block, &bytes, &err), CABE_OK);
     json_decref(json);
-    assert_int_equal(cabe_tokenizer_open(&tokenizer, block, bytes, "test", &err), CABE_OK);
+    assert_int_equal(cabe_tokenizer_open(&tokenizer, *block, bytes, "test", &err), CABE_OK);
+    return tokenizer;
+}
+
+static void test_logprobs(void **state)
+{
+    struct cabe_sampled sampled = {.token = 0, .logprob = -0.5F, .n_top = 2, .top = {{0, -0.5F}, {2, -INFINITY}}};
+    void *block;
+    struct cabe_tokenizer *tokenizer = open_bytes(&block);
+    struct recorder r;
+    struct api_answer *answer;
+    json_t *json;
+
+    (void)state;
     answer = ask_for(&r, CHAT ",\"logprobs\":true,\"top_logprobs\":2}", api_read_chat, &api_form_chat);
     assert_int_equal(played.ask[0].sampling.n_logprobs, 2);
     played.ask[0].text(played.ask[0].self, 0, "a", 1, &sampled, tokenizer);
@@ -477,22 +486,15 @@ static void test_logprobs(void **state)
 /* What answers grow to is taken from the budget while they grow; where it is not there they end, with their memory. */
 static void test_large_answers(void **state)
 {
-    static const char document[] =
-        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xC3\x83\":2,\"\xC2\xA9\":3},\"merges\":[]},"
-        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}}";
     struct cabe_sampled sampled = {.token = 0, .logprob = -0.5F, .n_top = 2, .top = {{0, -0.5F}, {2, -INFINITY}}};
-    struct cabe_error err;
-    struct cabe_tokenizer *tokenizer;
+    void *block;
+    struct cabe_tokenizer *tokenizer = open_bytes(&block);
     struct recorder r;
     struct api_answer *answer;
-    json_t *json = json_loads(document, 0, NULL);
-    void *block;
-    size_t bytes, n = 0;
+    struct cabe_error err;
+    size_t n = 0;
 
     (void)state;
-    assert_int_equal(cabe_tokenizer_compile_json(json, "test", &block, &bytes, &err), CABE_OK);
-    json_decref(json);
-    assert_int_equal(cabe_tokenizer_open(&tokenizer, block, bytes, "test", &err), CABE_OK);
     for (int way = 0; way < 3; way++) { /* enough; too little while it grows; too little for putting it together */
         answer = ask_for(&r, CHAT ",\"n\":2,\"logprobs\":true,\"top_logprobs\":2}", api_read_chat, &api_form_chat);
         r.room = way == 1 ? 200 << 10 : way == 2 ? n : 0;
@@ -522,23 +524,15 @@ static void test_large_answers(void **state)
 /* A prompt with its log-probabilities: as who scores texts asks for it. */
 static void test_echo(void **state)
 {
-    static const char document[] =
-        "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"\xC3\x83\":2,\"\xC2\xA9\":3},\"merges\":[]},"
-        "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},\"decoder\":{\"type\":\"ByteLevel\"}}";
     static const int32_t prompt[] = {0, 2, 3, 1};
     const struct cabe_service_counts counts = {.n_prompt = 4};
-    struct cabe_tokenizer *tokenizer;
-    struct cabe_error err;
+    void *block;
+    struct cabe_tokenizer *tokenizer = open_bytes(&block);
     struct recorder r;
     struct api_answer *answer;
-    json_t *json = json_loads(document, 0, NULL);
-    void *block;
-    size_t bytes;
+    json_t *json;
 
     (void)state;
-    assert_int_equal(cabe_tokenizer_compile_json(json, "test", &block, &bytes, &err), CABE_OK);
-    json_decref(json);
-    assert_int_equal(cabe_tokenizer_open(&tokenizer, block, bytes, "test", &err), CABE_OK);
     for (int way = 0; way < 3; way++) { /* a text; ids; ids in a stream */
         char body[200];
 
